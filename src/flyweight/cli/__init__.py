@@ -1,0 +1,50 @@
+"""The command line: one file per verb, each nothing but arguments in and a report out.
+
+Options are the fields of the dataclass that the public function takes; there is no second list of them.
+Exit codes: 0 done, 1 a gate or check said no, 2 the request cannot be carried out as given, 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+
+from flyweight import __version__
+from flyweight.errors import FlyweightError, ResourceError
+
+VERBS = ("compress", "evaluate", "generate", "chat", "inspect", "demo")
+
+app = cyclopts.App(
+    name="flyweight",
+    version=__version__,
+    help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
+)
+for verb in VERBS:
+    app.command(f"flyweight.cli.{verb}:{verb}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input gets one line on standard error, never a traceback."""
+    try:
+        result = app(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        return _fail(f"{error} (see flyweight --help)")
+    except FlyweightError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        return _fail(
+            str(ResourceError(f"{error.strerror or error}: {error.filename or 'the operating system refused'}"))
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str) -> int:
+    print(f"flyweight: {message}", file=sys.stderr)
+    return 2

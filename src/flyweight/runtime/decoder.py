@@ -1,0 +1,63 @@
+"""The only forward pass. It walks a ModelSpec and calls an Ops; no model is written anywhere else.
+
+It knows neither weights, nor devices, nor how attention finds its keys.
+"""
+
+from typing import Any
+
+from flyweight.models.spec import AttentionSpec, BlockSpec, MlpSpec, ModelSpec, NormSpec
+from flyweight.runtime.batch import Batch
+from flyweight.runtime.ops import Ops
+
+
+def run_model(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
+    """Logits (outputs, vocab_size) of the batch's ``output_rows``."""
+    x = ops.embed(spec.embedding, batch.token_ids)
+    for block in spec.blocks:
+        x = run_block(block, ops, x, batch)
+    return run_head(spec, ops, x[batch.output_rows])
+
+
+def run_block(block: BlockSpec, ops: Ops, x: Any, batch: Batch) -> Any:
+    """One decoder layer on the residual stream ``x`` (tokens, hidden_size)."""
+    y = run_attention(block.attention, block.index, ops, _norm(ops, block.input_norm, x), batch)
+    x = ops.add(x, _norm(ops, block.post_attention_norm, y), block.residual_scale)
+    y = run_mlp(block.mlp, ops, _norm(ops, block.pre_mlp_norm, x))
+    return ops.add(x, _norm(ops, block.post_mlp_norm, y), block.residual_scale)
+
+
+def run_attention(attention: AttentionSpec, layer: int, ops: Ops, x: Any, batch: Batch) -> Any:
+    """Attention on the (normed) input ``x``: (tokens, hidden_size) -> (tokens, hidden_size)."""
+    qkv = ops.linear(attention.qkv, x)
+    q_size, kv_size = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
+    q = _heads(ops, attention.query_norm, qkv[:, :q_size], attention.head_dim)
+    k = _heads(ops, attention.key_norm, qkv[:, q_size : q_size + kv_size], attention.head_dim)
+    v = _heads(ops, None, qkv[:, q_size + kv_size :], attention.head_dim)
+    if attention.rope is not None:
+        q, k = ops.rope(attention.rope, q, batch), ops.rope(attention.rope, k, batch)
+    return ops.linear(attention.output, ops.attend(attention, layer, q, k, v, batch))
+
+
+def run_mlp(mlp: MlpSpec, ops: Ops, x: Any) -> Any:
+    """Gated feed-forward: (tokens, hidden_size) -> (tokens, hidden_size)."""
+    return ops.linear(mlp.down, ops.act_mul(mlp.activation, ops.linear(mlp.gate_up, x)))
+
+
+def run_head(spec: ModelSpec, ops: Ops, x: Any) -> Any:
+    """Final norm and output head: (rows, hidden_size) -> logits (rows, vocab_size)."""
+    return ops.cap(ops.linear(spec.head, ops.norm(spec.final_norm, x)), spec.logit_scale, spec.logit_softcap)
+
+
+def _norm(ops: Ops, norm: NormSpec | None, x: Any) -> Any:
+    return x if norm is None else ops.norm(norm, x)
+
+
+def _heads(ops: Ops, norm: NormSpec | None, x: Any, head_dim: int) -> Any:
+    """Split features into heads, applying the norm over all heads at once or per head by its size."""
+    tokens, size = x.shape
+    if norm is not None and norm.size == size:
+        x = ops.norm(norm, x)
+    heads = x.reshape(tokens, size // head_dim, head_dim)
+    if norm is not None and norm.size == head_dim and size != head_dim:
+        heads = ops.norm(norm, heads)
+    return heads
