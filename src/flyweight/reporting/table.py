@@ -1,0 +1,53 @@
+"""One table, shown on a terminal or in a page."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows of ready-made text under column names.
+
+    The first ``num_labels`` columns are words (left-aligned), the others numbers (right-aligned). ``note`` is
+    one line below the table: units, sample size, how the intervals were made.
+
+    Raises:
+        ValueError: when a row has not as many cells as there are columns (a mistake of ours).
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    num_labels: int = 1
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.title!r}: row {row} has {len(row)} cells for {len(self.columns)} columns"
+                )
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print ``table``; the cells are taken literally (no rich markup). Wide tables are folded, never cut."""
+    console = console if console is not None else Console()
+    drawn = RichTable(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        caption_justify="left",
+        show_edge=False,
+        pad_edge=False,
+    )
+    if table.note:
+        drawn.caption = Text(table.note, style="dim")
+    for position, name in enumerate(table.columns):
+        drawn.add_column(
+            Text(name), justify="left" if position < table.num_labels else "right", overflow="fold", vertical="top"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
