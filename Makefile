@@ -1,13 +1,48 @@
-PYTHON ?= .venv/bin/python
-CMAKE ?= $(PYTHON) -m cmake
+# make demo      install into .venv and run the demo: compress, prove, answer
+# make test      install with everything the tests need and run them
+# make check     formatting, lint, types
+# make interop   compressed checkpoints in transformers, vLLM and back from llm-compressor, each in its own environment
+# make native    the kernels, built next to the sources, for working on them
+# Every target sets up what it needs; Python 3.11 or newer and a C++ compiler are all it asks of the machine.
 
-.PHONY: native native-sanitize
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src native CMakeLists.txt pyproject.toml -type f -not -name '*.so' -not -path '*__pycache__*')
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# Builds native/ and puts the extension among the sources, for working without reinstalling.
-native:
-	@$(CMAKE) -S . -B build/native -DCMAKE_BUILD_TYPE=Release -DFLYWEIGHT_STRICT=$(or $(STRICT),OFF) \
-	  -DPython_EXECUTABLE=$$($(PYTHON) -c "import sys; print(sys.executable)") \
-	  -Dnanobind_DIR=$$($(PYTHON) -m nanobind --cmake_dir) > build-native.log 2>&1 || (cat build-native.log; exit 1)
-	@rm -f build-native.log
-	@$(CMAKE) --build build/native -j 2
-	@$(CMAKE) --install build/native --prefix src
+.PHONY: demo test check interop clean
+
+demo: $(VENV)/.installed
+	$(BIN)/flyweight demo
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+check: $(VENV)/.test-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict src
+
+interop: $(VENV)/.installed
+	FLYWEIGHT=$(abspath $(BIN)/flyweight) PYTHON=$(PYTHON) bash scripts/interop.sh
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Flyweight needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The lines say what takes the time: two minutes of silence look like a fault.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@echo "installing Flyweight and its libraries into $(VENV) (compiles the kernels: a minute or two)"
+	$(PIP) .
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed | $(BIN)/python
+	@echo "installing what the tests compare with (PyTorch, transformers, compressed-tensors)"
+	$(PIP) '.[torch]'
+	$(PIP) '.[test,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,27 @@
+"""Print docs/cli.md: every command's help text, as the program gives it."""
+
+import contextlib
+import io
+
+from rich.console import Console
+
+from flyweight.cli import VERBS, app
+
+
+def help_text(*words: str) -> str:
+    """What ``flyweight WORDS --help`` prints on a terminal 100 columns wide, without colours."""
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        app.help_print(list(words), console=Console(file=screen, width=100, no_color=True, force_terminal=False))
+    return "\n".join(line.rstrip() for line in screen.getvalue().strip().splitlines())
+
+
+def main() -> None:
+    print("# Commands\n\nPrinted by `scripts/print_cli_reference.py`; a test keeps it current.\n")
+    print(f"```text\n{help_text()}\n```")
+    for verb in VERBS:
+        print(f"\n## flyweight {verb}\n\n```text\n{help_text(verb)}\n```")
+
+
+if __name__ == "__main__":
+    main()
