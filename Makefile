@@ -2,7 +2,7 @@
 # make test      install with everything the tests need and run them
 # make check     formatting, lint, types
 # make interop   compressed checkpoints in transformers, vLLM and back from llm-compressor, each in its own environment
-# make native    the kernels, built next to the sources, for working on them
+# make native    the kernels, built next to the sources, for working on them (PYTHON must have cmake and nanobind)
 # Every target sets up what it needs; Python 3.11 or newer and a C++ compiler are all it asks of the machine.
 
 PYTHON ?= python3
@@ -11,7 +11,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src native CMakeLists.txt pyproject.toml -type f -not -name '*.so' -not -path '*__pycache__*')
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check interop clean
+CMAKE ?= $(PYTHON) -m cmake
+
+.PHONY: demo test check interop native clean
 
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
@@ -43,6 +45,14 @@ $(VENV)/.test-installed: $(VENV)/.installed | $(BIN)/python
 	$(PIP) '.[torch]'
 	$(PIP) '.[test,dev]'
 	@touch $@
+
+native:
+	@$(CMAKE) -S . -B build/native -DCMAKE_BUILD_TYPE=Release -DFLYWEIGHT_STRICT=$(or $(STRICT),OFF) \
+	  -DPython_EXECUTABLE=$$($(PYTHON) -c "import sys; print(sys.executable)") \
+	  -Dnanobind_DIR=$$($(PYTHON) -m nanobind --cmake_dir) > build-native.log 2>&1 || (cat build-native.log; exit 1)
+	@rm -f build-native.log
+	@$(CMAKE) --build build/native -j 2
+	@$(CMAKE) --install build/native --prefix src
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

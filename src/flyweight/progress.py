@@ -1,13 +1,12 @@
-"""Progress of long work, told to whoever listens. The work does not know whether a terminal, a log or a test listens."""
+"""Progress of long work, told to whoever listens; the work does not know whether that is a terminal, a log or a test."""
 
 import sys
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.progress import TaskID
 
 
 class Progress(Protocol):

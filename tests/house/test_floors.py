@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "flyweight"
 FLOORS = {
     1: {"errors", "progress"},
-    2: {"kernels", "tokenizer", "registry", "reporting", "demo_model"},
+    2: {"kernels", "tokenizer", "chat_template", "registry", "reporting", "demo_model"},
     3: {"formats", "models", "machine"},
     4: {"checkpoint"},
     5: {"runtime"},

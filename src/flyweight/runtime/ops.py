@@ -18,7 +18,7 @@ class Ops(Protocol):
         ...
 
     def linear(self, group: LinearGroup, x: Any) -> Any:
-        """All linears of the group on the same input, biases added, outputs concatenated: (tokens, group.out_features)."""
+        """All linears of the group on the same input, biases added, outputs joined: (tokens, group.out_features)."""
         ...
 
     def norm(self, norm: NormSpec, x: Any) -> Any:
