@@ -1,4 +1,4 @@
-"""Progress of long work, told to whoever listens; the work does not know whether that is a terminal, a log or a test."""
+"""Progress of long work, told to whoever listens: a terminal, a log or a test; the work does not know which."""
 
 import sys
 from types import TracebackType
