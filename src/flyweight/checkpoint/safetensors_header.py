@@ -44,7 +44,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_REPR = reprlib.Repr(maxlevel=3, maxdict=6, maxlist=8, maxstring=120, maxlong=40, maxother=60)
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxstring = 3, 8, 120
 DTYPE_NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
