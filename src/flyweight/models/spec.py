@@ -167,6 +167,8 @@ class ModelSpec:
 
     With ``is_tied`` the head has no tensor of its own: it reads the embedding's (a file may hold the pair under
     either name). ``eos_token_ids`` may be several. ``max_positions`` is the context the model was made for.
+    ``unread_keys`` are the config's keys that its architecture's reader neither used nor knows to be harmless:
+    whoever loads the model tells the user, so that no option is dropped in silence.
     """
 
     architecture: str
@@ -181,6 +183,7 @@ class ModelSpec:
     logit_softcap: float = 0.0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = field(default=())
+    unread_keys: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
