@@ -4,17 +4,18 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "flyweight"
-FLOORS = {
-    1: {"errors", "progress"},
-    2: {"kernels", "tokenizer", "chat_template", "registry", "reporting", "demo_model"},
-    3: {"formats", "models", "machine"},
-    4: {"checkpoint"},
-    5: {"runtime"},
-    6: {"compression", "evaluation"},
-    7: {"shipping"},
-    8: {"cli"},
-}
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
+FLOORS = [
+    {"errors", "progress"},
+    {"registry", "kernels", "chat_template", "reporting", "demo_model"},
+    {"tokenizer"},
+    {"formats", "models", "machine"},
+    {"checkpoint"},
+    {"runtime"},
+    {"compression", "evaluation"},
+    {"shipping"},
+    {"cli"},
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS, 1) for name in names}
 TOP = {"__init__", "__main__"}  # the package's own door opens on every floor
 
 

@@ -1,31 +1,16 @@
-"""Drawings as inline SVG. Ink takes the colour of the page's text, so that they read in light and in dark.
+"""The kinds of plots that reports use, each a function from numbers to inline SVG."""
 
-matplotlib is loaded when the first drawing is made: it takes about a second, and most commands draw nothing.
-"""
-
-import io
-import re
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from flyweight.reporting.axes import COLORS, Drawing, Scale, scale_over
 
 Numbers = Sequence[float] | np.ndarray[Any, np.dtype[Any]]
-
-INK = "#010203"  # stands for the page's text colour while drawing; replaced by currentColor
-COLORS = (
-    "#4477aa",
-    "#ee6677",
-    "#228833",
-    "#ccbb44",
-    "#66ccee",
-    "#aa3377",
-    "#999999",
-)  # Paul Tol's "bright", for all eyes
+SMALLEST_DRAWN = 1e-9  # on a logarithmic axis; smaller values are drawn there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +26,17 @@ class Series:
     high: Numbers | None = None
     x: Numbers | None = None
 
+    def points(self) -> list[tuple[float, float]]:
+        x = range(len(self.values)) if self.x is None else self.x
+        return [(float(a), float(b)) for a, b in zip(x, self.values, strict=True)]
+
+    def intervals(self) -> list[tuple[float, float, float]]:
+        """(x, low, high) of every value; empty without intervals."""
+        if self.low is None or self.high is None:
+            return []
+        ends = zip(self.points(), self.low, self.high, strict=True)
+        return [(x, float(low), float(high)) for (x, _), low, high in ends]
+
 
 def plot_histogram(
     values: Numbers, *, xlabel: str, ylabel: str = "count", log_x: bool = False, num_bins: int = 60
@@ -48,121 +44,89 @@ def plot_histogram(
     """How values are spread. With ``log_x`` the bins grow geometrically and values at or below the smallest
     drawn one (1e-9) are counted in the first bin."""
     data = np.asarray(values, np.float64)
-
-    def draw(axes: "Axes") -> None:
-        if log_x:
-            floored = np.maximum(data, 1e-9)
-            low, high = float(floored.min()), float(floored.max())
-            axes.hist(floored, bins=list(np.geomspace(low, max(high, low * 1.01), num_bins + 1)), color=COLORS[0])
-            axes.set_xscale("log")
-        else:
-            axes.hist(data, bins=num_bins, color=COLORS[0])
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-
-    return _draw(draw, f"histogram {xlabel}")
+    data = data[np.isfinite(data)]
+    if log_x:
+        data = np.maximum(data, SMALLEST_DRAWN)
+    low, high = (float(data.min()), float(data.max())) if len(data) else (0.0, 1.0)
+    high = high if high > low else low + abs(low) * 0.01 + 1e-12
+    edges = np.geomspace(low, high, num_bins + 1) if log_x else np.linspace(low, high, num_bins + 1)
+    counts = np.histogram(np.clip(data, edges[0], edges[-1]), bins=edges)[0]
+    drawing = Drawing(label=f"histogram of {xlabel}")
+    x = Scale(low=low, high=high, start=drawing.left, end=drawing.right, logarithmic=log_x)
+    y = scale_over([0.0, *counts.tolist()], drawing.bottom, drawing.top, from_zero=True)
+    drawing.axes(y, ylabel, x, xlabel)
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        top = y.place(float(count))
+        drawing.rectangle(x.place(left), top, x.place(right) - x.place(left), drawing.bottom - top, COLORS[0])
+    return drawing.render()
 
 
 def plot_bars(groups: Sequence[str], series: Sequence[Series], *, ylabel: str, top: float | None = None) -> str:
     """One group of bars per name in ``groups``, one bar per series, with their intervals as whiskers."""
-
-    def draw(axes: "Axes") -> None:
-        width = 0.8 / max(1, len(series))
-        for index, one in enumerate(series):
-            places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-            axes.bar(places, np.asarray(one.values), width, label=one.name, color=COLORS[index % len(COLORS)])
-            if one.low is not None and one.high is not None:
-                _whiskers(axes, places, one)
-        axes.set_xticks(np.arange(len(groups)), groups, rotation=20 if max(map(len, groups), default=0) > 12 else 0)
-        axes.set_ylabel(ylabel)
-        axes.set_ylim(bottom=0, top=top)
-        _legend(axes, len(series))
-
-    return _draw(draw, f"bars {ylabel} {' '.join(groups)}", width=max(7.5, 1.1 * len(groups)))
+    drawing = Drawing(label=f"{ylabel} of {', '.join(groups)}", width=max(760, 90 * len(groups)))
+    heights = [0.0, *_all_values(series)]
+    y = scale_over(heights, drawing.bottom, drawing.top, from_zero=True)
+    if top is not None:
+        y = Scale(low=y.low, high=top, start=drawing.bottom, end=drawing.top)
+    drawing.axes(y, ylabel)
+    room = (drawing.right - drawing.left) / max(1, len(groups))
+    width = room * 0.8 / max(1, len(series))
+    for index, one in enumerate(series):
+        places = [drawing.left + room * (group + 0.1) + width * index for group in range(len(groups))]
+        for left, value in zip(places, one.values, strict=True):
+            ends = sorted((y.place(float(value)), y.place(0.0)))
+            drawing.rectangle(left, ends[0], width * 0.92, ends[1] - ends[0], COLORS[index % len(COLORS)])
+        for left, (_, low, high) in zip(places, one.intervals(), strict=False):
+            drawing.whisker(left + width * 0.46, y.place(low), y.place(high))
+    for group, name in enumerate(groups):
+        drawing.text(drawing.left + room * (group + 0.5), drawing.bottom + 16, name)
+    drawing.legend([one.name for one in series])
+    return drawing.render()
 
 
 def plot_lines(series: Sequence[Series], *, xlabel: str, ylabel: str, log_y: bool = False) -> str:
     """Values along a line, such as an error over layers or a curve of training."""
-
-    def draw(axes: "Axes") -> None:
-        for index, one in enumerate(series):
-            x = np.arange(len(one.values)) if one.x is None else np.asarray(one.x)
-            axes.plot(
-                x, np.asarray(one.values), label=one.name, color=COLORS[index % len(COLORS)], marker=".", linewidth=1.2
-            )
-            if one.low is not None and one.high is not None:
-                axes.fill_between(
-                    x, np.asarray(one.low), np.asarray(one.high), color=COLORS[index % len(COLORS)], alpha=0.2
-                )
-        if log_y:
-            axes.set_yscale("log")
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        _legend(axes, len(series))
-
-    return _draw(draw, f"lines {xlabel} {ylabel}")
+    drawing = Drawing(label=f"{ylabel} over {xlabel}")
+    x, y = _scales(drawing, series, log_x=False, log_y=log_y)
+    drawing.axes(y, ylabel, x, xlabel)
+    for index, one in enumerate(series):
+        color = COLORS[index % len(COLORS)]
+        band = one.intervals()
+        if band:
+            upper = [(x.place(a), y.place(high)) for a, _, high in band]
+            drawing.area(upper + [(x.place(a), y.place(low)) for a, low, _ in reversed(band)], color)
+        drawing.path([(x.place(a), y.place(b)) for a, b in one.points() if math.isfinite(b)], color)
+    drawing.legend([one.name for one in series])
+    return drawing.render()
 
 
 def plot_points(
     series: Sequence[Series], *, xlabel: str, ylabel: str, log_x: bool = False, level: float | None = None
 ) -> str:
     """Points with intervals, such as size against quality; ``level`` draws a horizontal line to compare with."""
-
-    def draw(axes: "Axes") -> None:
-        for index, one in enumerate(series):
-            x = np.arange(len(one.values)) if one.x is None else np.asarray(one.x)
-            axes.plot(x, np.asarray(one.values), "o", label=one.name, color=COLORS[index % len(COLORS)], markersize=4)
-            if one.low is not None and one.high is not None:
-                _whiskers(axes, x, one)
-        if level is not None:
-            axes.axhline(level, color=INK, linewidth=0.8, linestyle=":")
-        if log_x:
-            axes.set_xscale("log")
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        _legend(axes, len(series))
-
-    return _draw(draw, f"points {xlabel} {ylabel}")
+    drawing = Drawing(label=f"{ylabel} against {xlabel}")
+    x, y = _scales(drawing, series, log_x=log_x, log_y=False, more_y=[] if level is None else [level])
+    drawing.axes(y, ylabel, x, xlabel)
+    if level is not None:
+        drawing.line(drawing.left, y.place(level), drawing.right, y.place(level), dashed=True)
+    for index, one in enumerate(series):
+        for a, low, high in one.intervals():
+            drawing.whisker(x.place(a), y.place(low), y.place(high))
+        for a, b in one.points():
+            drawing.dot(x.place(a), y.place(b), COLORS[index % len(COLORS)])
+    drawing.legend([one.name for one in series])
+    return drawing.render()
 
 
-def _whiskers(axes: "Axes", x: Any, series: Series) -> None:
-    values = np.asarray(series.values, np.float64)
-    below = np.maximum(0, values - np.asarray(series.low, np.float64))
-    above = np.maximum(0, np.asarray(series.high, np.float64) - values)
-    axes.errorbar(x, values, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.5)
+def _all_values(series: Sequence[Series]) -> list[float]:
+    values = [float(value) for one in series for value in one.values]
+    return values + [end for one in series for _, low, high in one.intervals() for end in (low, high)]
 
 
-def _legend(axes: "Axes", num_series: int) -> None:
-    if num_series > 1:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-
-
-def _draw(draw: "Callable[[Axes], None]", salt: str, *, width: float = 7.5, height: float = 3.2) -> str:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    # The salt keeps the ids of several drawings in one page apart and equal from run to run; text stays text.
-    with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        canvas = FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        figure.patch.set_alpha(0)
-        axes.patch.set_alpha(0)
-        draw(axes)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("bottom", "left"):
-            axes.spines[side].set_color(INK)
-        axes.tick_params(colors=INK, which="both")
-        axes.xaxis.label.set_color(INK)
-        axes.yaxis.label.set_color(INK)
-        axes.grid(axis="y", color=INK, alpha=0.12)
-        axes.set_axisbelow(True)
-        buffer = io.BytesIO()
-        canvas.print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    drawing = buffer.getvalue().decode()
-    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
-    # Text without a colour of its own (tick offsets) would be black on a dark page.
-    drawing = drawing.replace("<svg ", '<svg role="img" fill="currentColor" ', 1)
-    return re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+def _scales(
+    drawing: Drawing, series: Sequence[Series], *, log_x: bool, log_y: bool, more_y: Sequence[float] = ()
+) -> tuple[Scale, Scale]:
+    places = [a for one in series for a, _ in one.points()]
+    x = scale_over(places, drawing.left, drawing.right, logarithmic=log_x)
+    y = scale_over([*_all_values(series), *more_y], drawing.bottom, drawing.top, logarithmic=log_y)
+    return x, y
