@@ -1,0 +1,240 @@
+// y = x w^T + bias over a block of panels and rows: makes inputs ready, cuts the work into tiles that fit the caches.
+
+constexpr int64_t kPlainDepth = 256; // inputs of float32 weights per pass: a strip of two panels then fits in 32 KiB
+constexpr int64_t kPairDepth = 512;  // inputs of bfloat16 weights per pass
+constexpr int64_t kCodeDepth = 1024; // inputs of integer codes per pass
+
+// Where pair n of eight inputs comes from: the order in which pairs_of_half_bytes and pairs_of_bytes yield them.
+constexpr int kPairOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+inline void quantize_segment_group(const float *x, int64_t count, float *scale_out, float *quantized) {
+  // `poison` is NaN as soon as one input is NaN or infinite: no maximum and no rounding shall hide it.
+  F32x16 biggest = splat(0.0f), poison = splat(0.0f);
+  for (int64_t i = 0; i < count; i += 16) {
+    const F32x16 values = count - i >= 16 ? load(x + i) : load_first(x + i, count - i);
+    biggest = max(biggest, abs(values));
+    poison = add(poison, mul(values, splat(0.0f)));
+  }
+  const float absmax = largest(biggest), scale = absmax / 127.0f;
+  // A group of zeros, or of numbers so small that their reciprocal overflows, contributes nothing.
+  const float inverse = absmax > 1e-30f ? 127.0f / absmax : 0.0f;
+  *scale_out = (absmax > 1e-30f ? scale : 0.0f) + sum(poison);
+  for (int64_t i = 0; i < count; i += 16) {
+    const F32x16 values = count - i >= 16 ? load(x + i) : load_first(x + i, count - i);
+    store(quantized + i, min(max(round_even(mul(values, splat(inverse))), splat(-127.0f)), splat(127.0f)));
+  }
+}
+
+// Length of a segment in inputs: the last of each weight group may be shorter.
+FLYWEIGHT_INLINE int64_t segment_length(const PackedWeight &w, int64_t segment) {
+  const int64_t start = (segment % w.segments_per_scale) * w.segment;
+  return w.group - start < w.segment ? w.group - start : w.segment;
+}
+FLYWEIGHT_INLINE int64_t segment_start(const PackedWeight &w, int64_t segment) {
+  return segment / w.segments_per_scale * w.group + segment % w.segments_per_scale * w.segment;
+}
+
+inline void prepare_int8(const PackedWeight &w, const LinearInput &in, int64_t row) {
+  const float *x = in.x + row * in.x_stride;
+  int8_t *out = static_cast<int8_t *>(in.values) + row * in.values_stride;
+  float quantized[256 + 16];
+  for (int64_t s = 0; s < w.num_segments; s += w.segments_per_activation_scale) {
+    const int64_t last = s + w.segments_per_activation_scale < w.num_segments ? s + w.segments_per_activation_scale : w.num_segments;
+    const int64_t begin = segment_start(w, s), end = segment_start(w, last - 1) + segment_length(w, last - 1);
+    quantize_segment_group(x + begin, end - begin, in.scales + row * in.num_activation_scales + s / w.segments_per_activation_scale, quantized);
+    for (int64_t segment = s; segment < last; ++segment) {
+      const int64_t length = segment_length(w, segment);
+      const float *from = quantized + segment_start(w, segment) - begin;
+      int8_t *to = out + segment * w.padded_segment;
+      int32_t total = 0;
+      int64_t i = 0;
+      F32x16 sums = splat(0.0f);
+      for (; i + 16 <= length; i += 16) {
+        const F32x16 values = load(from + i);
+        store_int8(to + i, values);
+        sums = add(sums, values);
+      }
+      total = static_cast<int32_t>(sum(sums));
+      for (; i < length; ++i) total += to[i] = static_cast<int8_t>(from[i]);
+      for (; i < w.padded_segment; ++i) to[i] = 0;
+      in.integer_sums[row * w.num_segments + segment] = total;
+    }
+  }
+}
+
+inline void prepare_bfloat16(const PackedWeight &w, const LinearInput &in, int64_t row) {
+  const float *x = in.x + row * in.x_stride;
+  uint16_t *out = static_cast<uint16_t *>(in.values) + row * in.values_stride;
+  if (!is_integer(w.storage)) {
+    int64_t i = 0;
+    for (; i + 16 <= w.in_features; i += 16) store_bfloat16(out + i, load(x + i));
+    for (; i < w.in_features; ++i) out[i] = bfloat16_of_float(x[i]);
+    for (; i < (w.in_features + 1) / 2 * 2; ++i) out[i] = 0;
+    return;
+  }
+  for (int64_t segment = 0; segment < w.num_segments; ++segment) {
+    const int64_t start = segment_start(w, segment), length = segment_length(w, segment);
+    float total = 0.0f;
+    for (int64_t step = 0; step < w.padded_segment; step += 8)
+      for (int64_t i = 0; i < 8; ++i) {
+        const int64_t from = step + kPairOrder[i];
+        const uint16_t half = from < length ? bfloat16_of_float(x[start + from]) : 0;
+        out[segment * w.padded_segment + step + i] = half;
+        total += float_of_bfloat16(half);
+      }
+    in.float_sums[row * w.num_segments + segment] = total;
+  }
+}
+
+// float32: nothing to do, `values` is `x`. bfloat16: rounded, in the order of the weight's pairs. int8: quantized per
+// activation group to absmax / 127. The last two have the padding of the weight, filled with zeros.
+inline void prepare_input(const PackedWeight &w, const LinearInput &in, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    if (w.compute == Compute::kInt8) prepare_int8(w, in, row);
+    if (w.compute == Compute::kBfloat16) prepare_bfloat16(w, in, row);
+  }
+}
+
+// Inputs [begin, end) of one panel as floats [input][lane].
+inline void expand_plain(const PackedWeight &w, const uint8_t *panel, int64_t begin, int64_t end, float *out) {
+  if (w.storage == Storage::kFloat16) {
+    const uint16_t *halves = reinterpret_cast<const uint16_t *>(panel);
+    for (int64_t k = begin; k < end; ++k) store(out + (k - begin) * 16, load_float16(halves + k * 16));
+    return;
+  }
+  for (int64_t k = begin; k < end; k += 2) { // begin is even; the scratch has room for one more
+    const BfPairs pairs = load_pairs(panel + k / 2 * 64);
+    store(out + (k - begin) * 16, even_of_pairs(pairs));
+    store(out + (k + 1 - begin) * 16, odd_of_pairs(pairs));
+  }
+}
+
+// (code - zero point) * scale for segment `segment` of one panel.
+template <bool SMALL>
+void expand_segment(const PackedWeight &w, int64_t panel, int64_t segment, float *out) {
+  const int64_t step_bytes = SMALL ? 64 : 128, length = segment_length(w, segment);
+  const uint8_t *codes = w.values + panel * w.panel_bytes + segment * (w.padded_segment / 8) * step_bytes;
+  const int64_t offset = (panel * w.num_scales + segment / w.segments_per_scale) * 16;
+  const F32x16 scale = load(w.scales + offset);
+  F32x16 zero = splat(SMALL ? 8.0f : 128.0f);
+  if (w.zero_points) zero = add(zero, load(w.zero_points + offset));
+  for (int64_t step = 0; step < length; step += 8, codes += step_bytes)
+    for (int64_t i = 0; i < 8 && step + i < length; ++i) {
+      const I32x16 code = SMALL ? field(load_bytes(codes), static_cast<int>(8 * (i % 4) + 4 * (i / 4)), 15)
+                                : field(load_bytes(codes + 64 * (i / 4)), static_cast<int>(8 * (i % 4)), 255);
+      store(out + (step + i) * 16, mul(sub(to_float(code), zero), scale));
+    }
+}
+
+inline int64_t segments_per_pass(const PackedWeight &w, int64_t depth) {
+  return depth > w.padded_segment ? depth / w.padded_segment : 1;
+}
+
+// Floats that linear() wants as workspace: expanded weights of one strip.
+inline int64_t linear_workspace(const PackedWeight &w) {
+  if (w.compute != Compute::kFloat32 || w.storage == Storage::kFloat32) return 0;
+  const int64_t depth = is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) * w.segment : kPlainDepth + 2;
+  return depth * 16 * (kFewRowsPanels > kWidePanels ? kFewRowsPanels : kWidePanels);
+}
+
+struct Strip {
+  int64_t panel, panels, columns, row_begin, rows;
+};
+
+template <int PANELS, int MAX_ROWS>
+void linear_float32(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
+  FloatTile tile;
+  tile.x = in.x + strip.row_begin * in.x_stride, tile.x_stride = in.x_stride;
+  tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride;
+  tile.columns = strip.columns;
+  tile.w_step = 16;
+  const uint8_t *panel = w.values + strip.panel * w.panel_bytes;
+  if (!is_integer(w.storage)) {
+    tile.x += begin, tile.depth = end - begin;
+    tile.w = reinterpret_cast<const float *>(panel) + begin * 16, tile.w_panel = w.panel_bytes / 4;
+    if (w.storage != Storage::kFloat32) {
+      tile.w = workspace, tile.w_panel = (kPlainDepth + 2) * 16;
+      for (int64_t p = 0; p < strip.panels; ++p) expand_plain(w, panel + p * w.panel_bytes, begin, end, workspace + p * tile.w_panel);
+    }
+    return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+  }
+  // Without their padding the segments of a pass follow one another, as the inputs do.
+  const int64_t first = segment_start(w, begin);
+  tile.x += first, tile.depth = segment_start(w, end - 1) + segment_length(w, end - 1) - first;
+  tile.w = workspace, tile.w_panel = segments_per_pass(w, kPlainDepth) * w.segment * 16;
+  for (int64_t p = 0; p < strip.panels; ++p)
+    for (int64_t s = begin; s < end; ++s) {
+      float *to = workspace + p * tile.w_panel + (segment_start(w, s) - first) * 16;
+      w.storage == Storage::kUint4 ? expand_segment<true>(w, strip.panel + p, s, to) : expand_segment<false>(w, strip.panel + p, s, to);
+    }
+  run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+}
+
+inline void place_segments(SegmentTile &tile, const PackedWeight &w, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end) {
+  const int64_t offset = strip.panel * w.num_scales * 16;
+  tile.weight = &w, tile.w = w.values + strip.panel * w.panel_bytes;
+  tile.scales = w.scales + offset, tile.zero_points = w.zero_points ? w.zero_points + offset : nullptr;
+  tile.segment_begin = begin, tile.segment_end = end;
+  tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride, tile.columns = strip.columns;
+}
+
+template <bool SMALL, bool ASYMMETRIC, int PANELS, int MAX_ROWS>
+void linear_codes(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end) {
+  if (w.compute == Compute::kBfloat16) {
+    CodePairTile<SMALL, ASYMMETRIC> tile;
+    place_segments(tile, w, out, strip, begin, end);
+    tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
+    tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
+    return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+  }
+  CodeQuadTile<SMALL, ASYMMETRIC> tile;
+  place_segments(tile, w, out, strip, begin, end);
+  tile.x = static_cast<const int8_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
+  tile.input_scales = in.scales + strip.row_begin * in.num_activation_scales, tile.input_scales_stride = in.num_activation_scales;
+  tile.sums = in.integer_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
+  run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+}
+
+template <int PANELS, int MAX_ROWS>
+void linear_strip(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
+  if (w.compute == Compute::kFloat32) return linear_float32<PANELS, MAX_ROWS>(w, in, out, strip, begin, end, workspace);
+  if (!is_integer(w.storage)) {
+    PairTile tile;
+    tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride + begin, tile.x_stride = in.values_stride;
+    tile.w = w.values + strip.panel * w.panel_bytes + begin / 2 * 64, tile.w_panel = w.panel_bytes, tile.pairs = (end - begin + 1) / 2;
+    tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride, tile.columns = strip.columns;
+    return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+  }
+  const bool small = w.storage == Storage::kUint4, asymmetric = w.zero_points != nullptr;
+  if (small && asymmetric) return linear_codes<true, true, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
+  if (small) return linear_codes<true, false, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
+  if (asymmetric) return linear_codes<false, true, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
+  linear_codes<false, false, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
+}
+
+inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
+                   int64_t row_begin, int64_t row_end, float *workspace) {
+  const int64_t column_begin = panel_begin * 16, column_end = panel_end * 16 < w.out_features ? panel_end * 16 : w.out_features;
+  for (int64_t row = row_begin; row < row_end; ++row)
+    for (int64_t column = column_begin; column < column_end; ++column)
+      out.y[row * out.y_stride + column] = out.bias ? out.bias[column] : 0.0f;
+  const bool few = row_end - row_begin <= kFewRows;
+  // One pass covers a depth whose weights stay in the first-level cache while all rows go by. A few rows need no passes.
+  int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = length;
+  if (w.compute == Compute::kFloat32) {
+    if (!few || w.storage != Storage::kFloat32) depth = is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth;
+  } else if (!few) {
+    depth = is_integer(w.storage) ? segments_per_pass(w, kCodeDepth) : kPairDepth;
+  }
+  for (int64_t begin = 0; begin < length; begin += depth) {
+    const int64_t end = begin + depth < length ? begin + depth : length;
+    const int64_t step = few ? kFewRowsPanels : kWidePanels;
+    for (int64_t panel = panel_begin; panel < panel_end; panel += step) {
+      const int64_t panels = panel_end - panel < step ? panel_end - panel : step;
+      const int64_t columns = column_end - panel * 16 < panels * 16 ? column_end - panel * 16 : panels * 16;
+      const Strip strip{panel, panels, columns, row_begin, row_end - row_begin};
+      if (few) linear_strip<kFewRowsPanels, kFewRows>(w, in, out, strip, begin, end, workspace);
+      else linear_strip<kWidePanels, kMaxRows>(w, in, out, strip, begin, end, workspace);
+    }
+  }
+}

@@ -1,0 +1,21 @@
+// The table of this instruction set's kernels; the includer defines FLYWEIGHT_ISA_NAME.
+
+const KernelTable &kernels() {
+  static constexpr KernelTable table{
+      .name = FLYWEIGHT_ISA_NAME,
+      .prepare_input = prepare_input,
+      .linear = linear,
+      .linear_workspace = linear_workspace,
+      .panels_per_tile = kFewRowsPanels > kWidePanels ? kFewRowsPanels : kWidePanels,
+      .rms_norm = rms_norm,
+      .rope = rope,
+      .act_mul = act_mul,
+      .add = add_scaled,
+      .convert = convert,
+      .attend = attend,
+      .attend_workspace = attend_workspace,
+      .gptq_block = gptq_block,
+      .gptq_workspace = gptq_workspace,
+  };
+  return table;
+}

@@ -1,0 +1,240 @@
+// Register tiles: ROWS inputs against PANELS panels of sixteen outputs, all partial sums in registers.
+
+// Reads and writes the tile of results; `columns` of the PANELS * 16 exist.
+template <int ROWS, int PANELS>
+FLYWEIGHT_INLINE void load_tile(F32x16 (&tile)[ROWS][PANELS], const float *y, int64_t y_stride, int64_t columns) {
+  for (int r = 0; r < ROWS; ++r)
+    for (int p = 0; p < PANELS; ++p) {
+      const int64_t left = columns - 16 * p;
+      tile[r][p] = left >= 16 ? load(y + r * y_stride + 16 * p) : load_first(y + r * y_stride + 16 * p, left);
+    }
+}
+
+template <int ROWS, int PANELS>
+FLYWEIGHT_INLINE void store_tile(const F32x16 (&tile)[ROWS][PANELS], float *y, int64_t y_stride, int64_t columns) {
+  for (int r = 0; r < ROWS; ++r)
+    for (int p = 0; p < PANELS; ++p) {
+      const int64_t left = columns - 16 * p;
+      if (left >= 16) store(y + r * y_stride + 16 * p, tile[r][p]);
+      else store_first(y + r * y_stride + 16 * p, tile[r][p], left);
+    }
+}
+
+template <int ROWS, int PANELS>
+FLYWEIGHT_INLINE void splat_tile(F32x16 (&tile)[ROWS][PANELS], float value) {
+  for (int r = 0; r < ROWS; ++r)
+    for (int p = 0; p < PANELS; ++p) tile[r][p] = splat(value);
+}
+
+// y += x w, in float32. Step k of panel p lies at w + k * w_step + p * w_panel.
+struct FloatTile {
+  const float *x;
+  int64_t x_stride;
+  const float *w;
+  int64_t w_step, w_panel, depth;
+  float *y;
+  int64_t y_stride, columns;
+
+  template <int ROWS, int PANELS> void run() const {
+    F32x16 tile[ROWS][PANELS];
+    load_tile(tile, y, y_stride, columns);
+    const float *step = w;
+    for (int64_t k = 0; k < depth; ++k, step += w_step) {
+      F32x16 weights[PANELS];
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) weights[p] = load(step + p * w_panel);
+#pragma GCC unroll 12
+      for (int r = 0; r < ROWS; ++r) {
+        const F32x16 input = splat(x[r * x_stride + k]);
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p) tile[r][p] = fma(input, weights[p], tile[r][p]);
+      }
+    }
+    store_tile(tile, y, y_stride, columns);
+  }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride; }
+};
+
+// y += x w, in bfloat16 products and float32 sums; `pairs` pairs of inputs.
+struct PairTile {
+  const uint16_t *x;
+  int64_t x_stride;
+  const uint8_t *w;
+  int64_t w_panel, pairs;
+  float *y;
+  int64_t y_stride, columns;
+
+  template <int ROWS, int PANELS> void run() const {
+    F32x16 tile[ROWS][PANELS];
+    load_tile(tile, y, y_stride, columns);
+    for (int64_t k = 0; k < pairs; ++k) {
+      BfPairs weights[PANELS];
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) weights[p] = load_pairs(w + k * 64 + p * w_panel);
+#pragma GCC unroll 12
+      for (int r = 0; r < ROWS; ++r) {
+        const BfInput input = load_pair(x + r * x_stride + 2 * k);
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p) tile[r][p] = dot_pairs(tile[r][p], weights[p], input);
+      }
+    }
+    store_tile(tile, y, y_stride, columns);
+  }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride; }
+};
+
+// What the two integer tiles share: segments [segment_begin, segment_end) of PANELS panels.
+struct SegmentTile {
+  const PackedWeight *weight;
+  const uint8_t *w;            // the first panel
+  const float *scales, *zero_points; // of the first panel; zero_points null: symmetric
+  int64_t segment_begin, segment_end;
+  float *y;
+  int64_t y_stride, columns;
+
+  FLYWEIGHT_INLINE int64_t scale_offset(int64_t segment, int panel) const {
+    return (panel * weight->num_scales + segment / weight->segments_per_scale) * 16;
+  }
+};
+
+// Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale.
+template <bool SMALL, bool ASYMMETRIC> struct CodePairTile : SegmentTile {
+  const uint16_t *x;
+  int64_t x_stride;
+  const float *sums; // of the rounded inputs of each segment
+  int64_t sums_stride;
+
+  // One step is eight inputs; prepare_input has put x in the order in which the pairs come out of the codes.
+  template <int ROWS, int PANELS> FLYWEIGHT_INLINE void add_pairs(F32x16 (&part)[ROWS][PANELS], const BfPairs (&weights)[PANELS], const uint16_t *pair) const {
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const BfInput input = load_pair(pair + r * x_stride);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) part[r][p] = dot_pairs(part[r][p], weights[p], input);
+    }
+  }
+
+  template <int ROWS, int PANELS> void run() const {
+    const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
+    const int64_t step_bytes = SMALL ? 64 : 128;
+    F32x16 tile[ROWS][PANELS], part[ROWS][PANELS];
+    load_tile(tile, y, y_stride, columns);
+    for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
+      splat_tile(part, 0.0f);
+      const uint8_t *codes = w + segment * steps * step_bytes;
+      const uint16_t *inputs = x + segment * padded;
+      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8) {
+        BfPairs weights[PANELS];
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; ++n) {
+#pragma GCC unroll 4
+          for (int p = 0; p < PANELS; ++p) {
+            if constexpr (SMALL) weights[p] = pairs_of_half_bytes(load_bytes(codes + p * panel_bytes), n);
+            else weights[p] = pairs_of_bytes(load_bytes(codes + p * panel_bytes + 64 * (n % 2)), n / 2);
+          }
+          add_pairs(part, weights, inputs + 2 * n);
+        }
+      }
+      for (int p = 0; p < PANELS; ++p) {
+        const F32x16 scale = load(scales + scale_offset(segment, p));
+        for (int r = 0; r < ROWS; ++r) {
+          if constexpr (ASYMMETRIC) {
+            const F32x16 zero = load(zero_points + scale_offset(segment, p));
+            part[r][p] = sub(part[r][p], mul(zero, splat(sums[r * sums_stride + segment])));
+          }
+          tile[r][p] = fma(part[r][p], scale, tile[r][p]);
+        }
+      }
+    }
+    store_tile(tile, y, y_stride, columns);
+  }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride, sums += rows * sums_stride; }
+};
+
+// Integer codes, int8 inputs: exact int32 sum over a segment, then times both scales.
+template <bool SMALL, bool ASYMMETRIC> struct CodeQuadTile : SegmentTile {
+  const int8_t *x;
+  int64_t x_stride;
+  const float *input_scales;
+  int64_t input_scales_stride;
+  const int32_t *sums; // of the quantized inputs of each segment
+  int64_t sums_stride;
+
+  template <int ROWS, int PANELS> FLYWEIGHT_INLINE void add_quads(I32x16 (&part)[ROWS][PANELS], const U8x64 (&weights)[PANELS], const int8_t *quad) const {
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const QuadInput input = load_quad(quad + r * x_stride);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p)
+        part[r][p] = SMALL ? dot_small_quads(part[r][p], weights[p], input) : dot_quads(part[r][p], weights[p], input);
+    }
+  }
+
+  template <int ROWS, int PANELS> void run() const {
+    const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
+    const int64_t step_bytes = SMALL ? 64 : 128;
+    F32x16 tile[ROWS][PANELS];
+    I32x16 part[ROWS][PANELS];
+    load_tile(tile, y, y_stride, columns);
+    for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
+      // The stored value is the code plus an offset: take offset * sum(x) away at the start, where it costs nothing.
+      for (int r = 0; r < ROWS; ++r)
+        for (int p = 0; p < PANELS; ++p) part[r][p] = splat_integer((SMALL ? -8 : -128) * sums[r * sums_stride + segment]);
+      const uint8_t *codes = w + segment * steps * step_bytes;
+      const int8_t *inputs = x + segment * padded;
+      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8) {
+        U8x64 low[PANELS], high[PANELS];
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p) {
+          const U8x64 bytes = load_bytes(codes + p * panel_bytes);
+          if constexpr (SMALL) low[p] = low_halves(bytes), high[p] = high_halves(bytes);
+          else low[p] = bytes, high[p] = load_bytes(codes + p * panel_bytes + 64);
+        }
+        add_quads(part, low, inputs);
+        add_quads(part, high, inputs + 4);
+      }
+      const float *input_scale = input_scales + segment / weight->segments_per_activation_scale;
+      for (int p = 0; p < PANELS; ++p) {
+        const F32x16 scale = load(scales + scale_offset(segment, p));
+        for (int r = 0; r < ROWS; ++r) {
+          F32x16 value = to_float(part[r][p]);
+          if constexpr (ASYMMETRIC) {
+            // Both products are whole numbers below 2^24, so this stays exact.
+            const F32x16 zero = load(zero_points + scale_offset(segment, p));
+            value = sub(value, mul(zero, splat(static_cast<float>(sums[r * sums_stride + segment]))));
+          }
+          tile[r][p] = fma(value, mul(scale, splat(input_scale[r * input_scales_stride])), tile[r][p]);
+        }
+      }
+    }
+    store_tile(tile, y, y_stride, columns);
+  }
+  FLYWEIGHT_INLINE void advance(int64_t rows) {
+    x += rows * x_stride, y += rows * y_stride;
+    input_scales += rows * input_scales_stride, sums += rows * sums_stride;
+  }
+};
+
+// Calls the tile that has exactly `rows` rows.
+template <int PANELS, int ROWS, class Tile> FLYWEIGHT_INLINE void run_exactly(const Tile &tile, int64_t rows) {
+  if constexpr (ROWS == 1) tile.template run<1, PANELS>();
+  else if (rows == ROWS) tile.template run<ROWS, PANELS>();
+  else run_exactly<PANELS, ROWS - 1>(tile, rows);
+}
+
+// All rows of one strip of PANELS panels, in tiles of nearly equal height.
+template <int PANELS, int MAX_ROWS, class Tile> void run_rows(Tile tile, int64_t rows) {
+  while (rows > 0) {
+    const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS, height = (rows + tiles - 1) / tiles;
+    run_exactly<PANELS, MAX_ROWS>(tile, height);
+    tile.advance(height);
+    rows -= height;
+  }
+}
+
+// As run_rows, for a strip of at most `panels` panels, which may be less than a full tile.
+template <int PANELS, int MAX_ROWS, class Tile> void run_strip(const Tile &tile, int64_t rows, int64_t panels) {
+  if constexpr (PANELS > 1)
+    if (panels < PANELS) return run_strip<PANELS - 1, MAX_ROWS>(tile, rows, panels);
+  run_rows<PANELS, MAX_ROWS>(tile, rows);
+}

@@ -1,0 +1,134 @@
+// The door to Python: the only file that knows nanobind. The facade in flyweight.kernels has checked every argument;
+// here the types are fixed, the lock of the interpreter is let go and the operation is called.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+
+#include "dispatch.h"
+#include "operations.h"
+#include "thread_pool.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace flyweight {
+namespace {
+
+template <class T> using In = nb::ndarray<const T, nb::numpy, nb::c_contig, nb::device::cpu>;
+template <class T> using Out = nb::ndarray<T, nb::numpy, nb::c_contig, nb::device::cpu>;
+using AnyIn = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>; // floats, or 16-bit words that hold floats
+using AnyOut = nb::ndarray<nb::numpy, nb::c_contig, nb::device::cpu>;
+template <class T> using Maybe = std::optional<T>;
+
+int64_t size(size_t n) { return static_cast<int64_t>(n); }
+template <class Array> auto data_or_null(const Maybe<Array> &array) { return array ? array->data() : nullptr; }
+
+LinearHandle prepare_plain(const AnyIn &weight, Storage source, Compute compute) {
+  const nb::gil_scoped_release release;
+  return LinearHandle::plain(weight.data(), source, size(weight.shape(0)), size(weight.shape(1)), compute);
+}
+
+LinearHandle prepare_int_group(const In<int8_t> &codes, const In<float> &scales, const Maybe<In<int8_t>> &zero_points, int64_t group,
+                               int64_t activation_group, bool four_bits, Compute compute) {
+  const nb::gil_scoped_release release;
+  return LinearHandle::int_group(codes.data(), scales.data(), data_or_null(zero_points), size(codes.shape(0)), size(codes.shape(1)), group,
+                                 activation_group, four_bits, compute);
+}
+
+void linear_call(const In<float> &x, const LinearHandle &handle, const Maybe<In<float>> &bias, const Out<float> &out) {
+  const nb::gil_scoped_release release;
+  linear(handle, x.data(), size(x.shape(1)), size(x.shape(0)), data_or_null(bias), out.data());
+}
+
+void rms_norm_call(const In<float> &x, const In<float> &weight, const Out<float> &out, float epsilon, float weight_offset) {
+  const nb::gil_scoped_release release;
+  const int64_t width = size(weight.shape(0));
+  rms_norm(x.data(), weight.data(), out.data(), width ? size(x.size()) / width : 0, width, epsilon, weight_offset);
+}
+
+void rope_call(const In<float> &x, const In<float> &cosine, const In<float> &sine, const Out<float> &out) {
+  const nb::gil_scoped_release release;
+  rope(x.data(), cosine.data(), sine.data(), out.data(), size(x.shape(0)), size(x.shape(1)), size(x.shape(2)), 2 * size(cosine.shape(1)));
+}
+
+void act_mul_call(const In<float> &gate_up, const Out<float> &out, Activation activation) {
+  const nb::gil_scoped_release release;
+  act_mul(gate_up.data(), out.data(), size(out.shape(0)), size(out.shape(1)), activation);
+}
+
+void add_call(const In<float> &x, const In<float> &y, const Out<float> &out, float alpha) {
+  const nb::gil_scoped_release release;
+  add(x.data(), y.data(), out.data(), alpha, size(x.size()));
+}
+
+void cache_write_call(const In<float> &k, const In<float> &v, const AnyOut &key_cache, const AnyOut &value_cache, CacheType type,
+                      const In<int64_t> &slots) {
+  const nb::gil_scoped_release release;
+  cache_write(k.data(), v.data(), key_cache.data(), value_cache.data(), type, slots.data(), size(k.shape(0)), size(k.shape(1) * k.shape(2)));
+}
+
+void attend_call(const In<float> &q, const AnyIn &key_cache, const AnyIn &value_cache, CacheType type, const In<int32_t> &block_tables,
+                 const In<int32_t> &query_starts, const In<int32_t> &context_lengths, const Out<float> &out, float scale, float softcap,
+                 int64_t window) {
+  const nb::gil_scoped_release release;
+  AttendArguments a{};
+  a.q = q.data(), a.out = out.data(), a.keys = key_cache.data(), a.values = value_cache.data(), a.cache_type = type;
+  a.num_heads = size(q.shape(1)), a.head_dim = size(q.shape(2));
+  a.block_size = size(key_cache.shape(1)), a.num_kv_heads = size(key_cache.shape(2)), a.max_blocks = size(block_tables.shape(1));
+  a.block_tables = block_tables.data(), a.query_starts = query_starts.data(), a.context_lengths = context_lengths.data();
+  a.scale = scale, a.softcap = softcap, a.window = window;
+  attend(a, size(context_lengths.shape(0)));
+}
+
+void gptq_block_call(const Out<float> &weight, const In<float> &inverse_cholesky, const Out<float> &scales, const Out<float> &zero_points,
+                     const In<int32_t> &group_index, float minimum, float maximum, bool recompute, bool symmetric, CacheType scale_type,
+                     const Out<int8_t> &codes, const Out<float> &errors, const Out<float> &losses) {
+  const nb::gil_scoped_release release;
+  GptqArguments a{};
+  a.weight = weight.data(), a.weight_stride = a.width = size(weight.shape(1)), a.inverse_cholesky = inverse_cholesky.data();
+  a.scales = scales.data(), a.zero_points = zero_points.data(), a.num_groups = size(scales.shape(1)), a.group_index = group_index.data();
+  a.minimum = minimum, a.maximum = maximum, a.recompute = recompute, a.symmetric = symmetric, a.scale_type = scale_type;
+  a.codes = codes.data(), a.errors = errors.data(), a.losses = losses.data();
+  gptq_block(a, size(weight.shape(0)));
+}
+
+} // namespace
+
+NB_MODULE(_native, m) {
+  nb::enum_<Storage>(m, "Storage").value("float32", Storage::kFloat32).value("float16", Storage::kFloat16).value("bfloat16", Storage::kBfloat16);
+  nb::enum_<Compute>(m, "Compute").value("float32", Compute::kFloat32).value("bfloat16", Compute::kBfloat16).value("int8", Compute::kInt8);
+  nb::enum_<Activation>(m, "Activation").value("silu", Activation::kSilu).value("gelu_tanh", Activation::kGeluTanh).value("gelu", Activation::kGelu);
+  nb::enum_<CacheType>(m, "CacheType").value("float32", CacheType::kFloat32).value("float16", CacheType::kFloat16).value("bfloat16", CacheType::kBfloat16);
+  nb::class_<LinearHandle>(m, "LinearHandle")
+      .def_prop_ro("in_features", [](const LinearHandle &h) { return h.weight().in_features; })
+      .def_prop_ro("out_features", [](const LinearHandle &h) { return h.weight().out_features; })
+      .def_prop_ro("nbytes", &LinearHandle::nbytes);
+
+  m.def("isa", [] { return std::string(active_kernels().name); });
+  m.def("available_isas", &available_isas);
+  m.def("use_isa", &use_isa, "name"_a);
+  m.def("thread_count", &thread_count);
+  m.def("set_thread_count", &set_thread_count, "count"_a);
+
+  m.def("prepare_plain", &prepare_plain, "weight"_a.noconvert(), "source"_a, "compute"_a);
+  m.def("prepare_int_group", &prepare_int_group, "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert().none(), "group"_a,
+        "activation_group"_a, "four_bits"_a, "compute"_a);
+  m.def("linear", &linear_call, "x"_a.noconvert(), "handle"_a, "bias"_a.noconvert().none(), "out"_a.noconvert());
+  m.def("rms_norm", &rms_norm_call, "x"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(), "epsilon"_a, "weight_offset"_a);
+  m.def("rope", &rope_call, "x"_a.noconvert(), "cosine"_a.noconvert(), "sine"_a.noconvert(), "out"_a.noconvert());
+  m.def("act_mul", &act_mul_call, "gate_up"_a.noconvert(), "out"_a.noconvert(), "activation"_a);
+  m.def("add", &add_call, "x"_a.noconvert(), "y"_a.noconvert(), "out"_a.noconvert(), "alpha"_a);
+  m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "type"_a,
+        "slots"_a.noconvert());
+  m.def("attend", &attend_call, "q"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "type"_a,
+        "block_tables"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "out"_a.noconvert(), "scale"_a,
+        "softcap"_a, "window"_a);
+  m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),
+        "zero_points"_a.noconvert(), "group_index"_a.noconvert(), "minimum"_a, "maximum"_a, "recompute"_a, "symmetric"_a, "scale_type"_a,
+        "codes"_a.noconvert(), "errors"_a.noconvert(), "losses"_a.noconvert());
+}
+
+} // namespace flyweight

@@ -1,0 +1,45 @@
+#include "dispatch.h"
+
+#include <atomic>
+
+namespace flyweight {
+namespace {
+
+std::vector<const KernelTable *> usable_tables() {
+  std::vector<const KernelTable *> tables{&generic::kernels()};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return tables;
+  tables.push_back(&avx2::kernels());
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+    tables.push_back(&avx512::kernels());
+#endif
+  return tables;
+}
+
+std::atomic<const KernelTable *> &active() {
+  static std::atomic<const KernelTable *> table{usable_tables().back()};
+  return table;
+}
+
+} // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const KernelTable *table : usable_tables()) names.emplace_back(table->name);
+  return names;
+}
+
+const KernelTable &active_kernels() { return *active().load(std::memory_order_acquire); }
+
+bool use_isa(const std::string &name) {
+  for (const KernelTable *table : usable_tables())
+    if (name == table->name) {
+      active().store(table, std::memory_order_release);
+      return true;
+    }
+  return false;
+}
+
+} // namespace flyweight

@@ -1,0 +1,122 @@
+// The border between the drivers and the kernels: argument records and one table of function pointers per instruction set.
+//
+// A kernel works on a range of rows, panels or tasks given by its caller, in memory given by its caller; it allocates
+// nothing, throws nothing and knows no threads. Every length counts elements, every stride counts elements too.
+#pragma once
+
+#include <cstdint>
+
+namespace flyweight {
+
+inline constexpr int64_t kLanes = 16;       // output features side by side in one packed panel, on every instruction set
+inline constexpr int64_t kCodesPerStep = 8; // inputs that one packed step of integer codes holds
+
+enum class Storage : int32_t { kFloat32, kFloat16, kBfloat16, kUint4, kUint8 };
+enum class Compute : int32_t { kFloat32, kBfloat16, kInt8 };
+enum class Activation : int32_t { kSilu, kGeluTanh, kGelu };
+enum class CacheType : int32_t { kFloat32, kFloat16, kBfloat16 };
+
+inline constexpr bool is_integer(Storage storage) { return storage == Storage::kUint4 || storage == Storage::kUint8; }
+
+// One packed weight matrix.
+//
+// Panels of kLanes output features follow one another. In a panel the inputs are cut into `num_segments` segments of
+// `segment` inputs (the last of each weight group may be shorter), each padded to `padded_segment`. One segment has one
+// weight scale per output; `segments_per_scale` consecutive segments share it. Floating point weights are one segment.
+//
+//   kFloat32, kFloat16   [input][lane]
+//   kBfloat16            [input / 2][lane][input % 2]
+//   kUint8               [input / 4][lane][input % 4]                      value = code + 128
+//   kUint4               [input / 8][lane][input % 4], low half-byte for inputs 0..3 of 8, high for 4..7; value = code + 8
+struct PackedWeight {
+  int64_t in_features, out_features;
+  Storage storage;
+  Compute compute;
+  int64_t group;              // inputs that share one weight scale
+  int64_t segment, padded_segment, num_segments;
+  int64_t segments_per_scale, num_scales;
+  int64_t segments_per_activation_scale;
+  const uint8_t *values;      // panels
+  int64_t panel_bytes;
+  const float *scales;        // [panel][scale][lane], integer storage only
+  const float *zero_points;   // [panel][scale][lane], or null: symmetric
+};
+
+// Inputs made ready for one weight: see prepare_input in algorithms/linear.inl for the three forms.
+struct LinearInput {
+  const float *x;             // rows x in_features, as given
+  int64_t x_stride;
+  void *values;               // rows x values_stride: float, bfloat16 bits or int8, by compute
+  int64_t values_stride;
+  float *scales;              // int8: rows x num_activation_scales
+  int64_t num_activation_scales;
+  int32_t *integer_sums;      // int8: rows x num_segments, sum of the quantized inputs
+  float *float_sums;          // bfloat16 with integer codes: rows x num_segments
+};
+
+struct LinearOutput {
+  float *y;                   // rows x out_features
+  int64_t y_stride;
+  const float *bias;          // out_features, or null
+};
+
+struct AttendArguments {
+  const float *q;             // tokens x heads x head_dim
+  float *out;                 // the same
+  const void *keys, *values;  // blocks x block_size x kv_heads x head_dim
+  CacheType cache_type;
+  int64_t num_heads, num_kv_heads, head_dim, block_size, max_blocks;
+  const int32_t *block_tables;    // sequences x max_blocks
+  const int32_t *query_starts;    // sequences + 1
+  const int32_t *context_lengths; // sequences
+  float scale, softcap;           // softcap 0: none
+  int64_t window;                 // 0: none
+};
+
+// One tile of attention: queries [query_begin, query_end) of a sequence against one key/value head.
+struct AttendTask {
+  int32_t sequence, kv_head, query_begin, query_end;
+};
+
+struct GptqArguments {
+  float *weight;              // rows x width; each column is left as it was when it was quantized
+  int64_t weight_stride;
+  const float *inverse_cholesky; // width x width, upper
+  int64_t width;
+  float *scales;              // rows x num_groups; written when recompute is set
+  float *zero_points;         // rows x num_groups
+  int64_t num_groups;
+  const int32_t *group_index; // width; constant on runs of columns
+  float minimum, maximum;     // of the codes
+  bool recompute, symmetric;
+  CacheType scale_type;       // what a recomputed scale is rounded to
+  int8_t *codes;              // rows x width
+  float *errors;              // rows x width
+  float *losses;              // rows
+};
+
+struct KernelTable {
+  const char *name;
+  void (*prepare_input)(const PackedWeight &, const LinearInput &, int64_t row_begin, int64_t row_end);
+  void (*linear)(const PackedWeight &, const LinearInput &, const LinearOutput &, int64_t panel_begin,
+                 int64_t panel_end, int64_t row_begin, int64_t row_end, float *workspace);
+  int64_t (*linear_workspace)(const PackedWeight &);
+  int64_t panels_per_tile; // a task should hold a multiple of this many panels
+  void (*rms_norm)(const float *x, const float *weight, float *out, int64_t width, float epsilon, float weight_offset,
+                   int64_t row_begin, int64_t row_end);
+  void (*rope)(const float *x, const float *cosine, const float *sine, float *out, int64_t num_heads, int64_t head_dim,
+               int64_t rotary_dim, int64_t row_begin, int64_t row_end);
+  void (*act_mul)(const float *gate_up, float *out, int64_t width, Activation, int64_t row_begin, int64_t row_end);
+  void (*add)(const float *x, const float *y, float *out, float alpha, int64_t begin, int64_t end);
+  void (*convert)(const float *x, void *out, CacheType, int64_t count);
+  void (*attend)(const AttendArguments &, const AttendTask &, float *workspace);
+  int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
+  void (*gptq_block)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
+  int64_t (*gptq_workspace)(const GptqArguments &);
+};
+
+namespace generic { const KernelTable &kernels(); }
+namespace avx2 { const KernelTable &kernels(); }
+namespace avx512 { const KernelTable &kernels(); }
+
+} // namespace flyweight

@@ -1,0 +1,157 @@
+// The vocabulary on AVX2, FMA and F16C: two registers per value. generic.inl says what each word means.
+
+#define FLYWEIGHT_INLINE inline __attribute__((always_inline))
+
+constexpr int kMaxRows = 6;
+constexpr int kWidePanels = 1;
+constexpr int kFewRows = 2;
+constexpr int kFewRowsPanels = 2;
+
+struct F32x16 { __m256 a, b; };
+struct I32x16 { __m256i a, b; };
+struct U8x64 { __m256i a, b; };
+struct BfPairs { __m256i a, b; };
+struct BfInput { __m256 even, odd; };
+struct QuadInput { __m256i bytes; };
+
+FLYWEIGHT_INLINE __m256i first_lanes(int64_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+FLYWEIGHT_INLINE F32x16 splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+FLYWEIGHT_INLINE F32x16 load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+FLYWEIGHT_INLINE void store(float *p, F32x16 x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+FLYWEIGHT_INLINE F32x16 load_first(const float *p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n)), _mm256_maskload_ps(p + 8, first_lanes(n - 8))}; }
+FLYWEIGHT_INLINE void store_first(float *p, F32x16 x, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), x.a); _mm256_maskstore_ps(p + 8, first_lanes(n - 8), x.b); }
+FLYWEIGHT_INLINE F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 sub(F32x16 x, F32x16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 mul(F32x16 x, F32x16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 div(F32x16 x, F32x16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 fma(F32x16 x, F32x16 y, F32x16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+FLYWEIGHT_INLINE F32x16 min(F32x16 x, F32x16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+FLYWEIGHT_INLINE F32x16 abs(F32x16 x) { const __m256 sign = _mm256_set1_ps(-0.0f); return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)}; }
+FLYWEIGHT_INLINE F32x16 round_even(F32x16 x) { return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+FLYWEIGHT_INLINE F32x16 where_less(F32x16 x, F32x16 y, F32x16 yes, F32x16 no) {
+  return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)), _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+}
+FLYWEIGHT_INLINE float sum(F32x16 x) {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+FLYWEIGHT_INLINE float largest(F32x16 x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+FLYWEIGHT_INLINE __m256 power_of_two(__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127)), 23)); }
+FLYWEIGHT_INLINE F32x16 power_of_two(F32x16 x) { return {power_of_two(x.a), power_of_two(x.b)}; }
+FLYWEIGHT_INLINE void transpose_eight(__m256 (&r)[8]) {
+  __m256 pairs[8], quads[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+  }
+}
+FLYWEIGHT_INLINE void transpose(F32x16 (&rows)[16]) {
+  __m256 top_left[8], top_right[8], bottom_left[8], bottom_right[8];
+  for (int i = 0; i < 8; ++i) {
+    top_left[i] = rows[i].a, top_right[i] = rows[i].b;
+    bottom_left[i] = rows[i + 8].a, bottom_right[i] = rows[i + 8].b;
+  }
+  transpose_eight(top_left), transpose_eight(top_right), transpose_eight(bottom_left), transpose_eight(bottom_right);
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = {top_left[i], bottom_left[i]};
+    rows[i + 8] = {top_right[i], bottom_right[i]};
+  }
+}
+
+FLYWEIGHT_INLINE __m128i load_eight(const uint16_t *p) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)); }
+FLYWEIGHT_INLINE F32x16 load_float16(const uint16_t *p) { return {_mm256_cvtph_ps(load_eight(p)), _mm256_cvtph_ps(load_eight(p + 8))}; }
+FLYWEIGHT_INLINE void store_float16(uint16_t *p, F32x16 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FLYWEIGHT_INLINE __m256 widen_bfloat16(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+FLYWEIGHT_INLINE F32x16 load_bfloat16(const uint16_t *p) { return {widen_bfloat16(load_eight(p)), widen_bfloat16(load_eight(p + 8))}; }
+FLYWEIGHT_INLINE __m256i round_to_bfloat16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
+}
+FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 x) {
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(x.a), round_to_bfloat16(x.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+
+FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+FLYWEIGHT_INLINE F32x16 to_float(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+FLYWEIGHT_INLINE __m256i load_half(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
+FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {load_half(p), load_half(p + 32)}; }
+FLYWEIGHT_INLINE U8x64 low_halves(U8x64 x) { const __m256i mask = _mm256_set1_epi8(15); return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)}; }
+FLYWEIGHT_INLINE U8x64 high_halves(U8x64 x) { return low_halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+FLYWEIGHT_INLINE I32x16 field(U8x64 x, int shift, uint32_t mask) {
+  const __m128i count = _mm_cvtsi32_si128(shift);
+  const __m256i keep = _mm256_set1_epi32(static_cast<int>(mask));
+  return {_mm256_and_si256(_mm256_srl_epi32(x.a, count), keep), _mm256_and_si256(_mm256_srl_epi32(x.b, count), keep)};
+}
+FLYWEIGHT_INLINE QuadInput load_quad(const int8_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm256_set1_epi32(word)}; }
+// In 16 bits first: a byte product of 255 * 127 would saturate the 8-bit multiply-add.
+FLYWEIGHT_INLINE __m256i dot_quads(__m256i acc, __m256i w, __m256i x) {
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_quads(acc.a, w.a, x.bytes), dot_quads(acc.b, w.b, x.bytes)}; }
+FLYWEIGHT_INLINE __m256i dot_small_quads(__m256i acc, __m256i w, __m256i x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))); }
+FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_small_quads(acc.a, w.a, x.bytes), dot_small_quads(acc.b, w.b, x.bytes)}; }
+
+FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {load_half(p), load_half(p + 32)}; }
+FLYWEIGHT_INLINE __m256 even_half(__m256i w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
+FLYWEIGHT_INLINE __m256 odd_half(__m256i w) { return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))); }
+FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  const __m256i both = _mm256_set1_epi32(word);
+  return {even_half(both), odd_half(both)};
+}
+FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return {even_half(w.a), even_half(w.b)}; }
+FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return {odd_half(w.a), odd_half(w.b)}; }
+FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) {
+  acc = fma(even_of_pairs(w), {x.even, x.even}, acc);
+  return fma(odd_of_pairs(w), {x.odd, x.odd}, acc);
+}
+// Two numbers per lane, each a whole number exact in the upper half of its float.
+FLYWEIGHT_INLINE __m256i join_pairs(__m256i even, __m256i odd, __m256i offset) {
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_sub_epi32(even, offset))), 16);
+  return _mm256_blend_epi16(low, _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_sub_epi32(odd, offset))), 0xaa);
+}
+FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 x, int n) {
+  const I32x16 even = field(x, 4 * n, 15), odd = field(x, 4 * n + 16, 15);
+  const __m256i offset = _mm256_set1_epi32(8);
+  return {join_pairs(even.a, odd.a, offset), join_pairs(even.b, odd.b, offset)};
+}
+FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 x, int n) {
+  const I32x16 even = field(x, 8 * n, 255), odd = field(x, 8 * n + 16, 255);
+  const __m256i offset = _mm256_set1_epi32(128);
+  return {join_pairs(even.a, odd.a, offset), join_pairs(even.b, odd.b, offset)};
+}
