@@ -4,8 +4,9 @@ Element i of a row takes bits [i*bits, i*bits + bits) of a little-endian bit str
 unsigned; elements straddle words where bits do not divide 32, and each row is padded with zero bits to a whole
 word. This module knows neither scales nor files.
 
-Source: compressed-tensors, ``compressors/pack_quantized/helpers.py`` (since 0.17; earlier releases padded each word
-instead, which differs for 3, 5, 6 and 7 bits).
+Source: compressed-tensors 0.20, ``compressors/pack_quantized/helpers.py``. Releases up to 0.17 padded instead: a word
+held 32 // bits elements and none straddled. That is the same for 2, 4 and 8 bits; for 3, 5, 6 and 7 bits it is told
+by the number of words, and read as well.
 """
 
 from typing import Any, TypeAlias
@@ -65,6 +66,26 @@ def unpack(packed: Array, bits: int, columns: int) -> Array:
             target = codes[begin:end, element::LANE]
             target[...] = values[:, : target.shape[1]]
     return codes
+
+
+def padded_length(count: int, bits: int) -> int:
+    """How many words hold ``count`` elements in the older packing without straddling."""
+    return -(-count // (WORD_BITS // bits))
+
+
+def unpack_any(packed: Array, bits: int, columns: int) -> Array:
+    """The codes of a tensor in either packing, told apart by its width."""
+    if packed.shape[1] == packed_length(columns, bits):
+        return unpack(packed, bits, columns)
+    per_word = WORD_BITS // bits
+    words = np.ascontiguousarray(packed).view(np.uint32)
+    codes = np.empty((packed.shape[0], packed.shape[1] * per_word), np.int8)
+    mask, offset = np.uint32((1 << bits) - 1), np.uint8(1 << (bits - 1))
+    for element in range(per_word):
+        codes[:, element::per_word] = (((words >> np.uint32(element * bits)) & mask).astype(np.uint8) - offset).view(
+            np.int8
+        )
+    return np.ascontiguousarray(codes[:, :columns])
 
 
 def _row_ranges(rows: int, columns: int) -> list[tuple[int, int]]:

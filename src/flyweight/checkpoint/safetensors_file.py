@@ -148,7 +148,7 @@ class SafetensorsFile:
     def _read(self, entry: TensorEntry, begin: int, end: int) -> Array:
         """Bytes ``begin`` to ``end`` of the file as a flat array of the entry's dtype."""
         values = np.empty((end - begin) // entry.dtype.itemsize, entry.dtype)
-        target = memoryview(values.view(np.uint8))
+        target = values.view(np.uint8).data
         position = begin
         while position < end:
             try:
@@ -207,7 +207,7 @@ def write_safetensors(
         for name in names:
             tensor = tensors[name]
             for chunk in [tensor] if isinstance(tensor, np.ndarray) else tensor.chunks():
-                yield memoryview(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8))
+                yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
 
     total = sum(int(np.prod(shape, dtype=object)) * dtype.itemsize for dtype, shape in kinds.values()) + len(header)
     write_atomically(Path(path), pieces(), expected_bytes=total)
