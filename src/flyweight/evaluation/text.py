@@ -1,0 +1,77 @@
+"""Evaluation text from files: documents in order, and the hash that names them.
+
+It does not know tokens.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyweight.errors import DataError
+
+SEPARATOR = "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationText:
+    """Documents in order. ``sha256`` is over the file's bytes as read."""
+
+    name: str
+    documents: tuple[str, ...]
+    sha256: str
+
+
+def count_words(document: str) -> int:
+    """Words as lm-evaluation-harness counts them for wikitext: pieces between runs of white space."""
+    return len(re.split(r"\s+", document))
+
+
+def read_text(path: str | Path) -> EvaluationText:
+    """Read documents from a file.
+
+    A ``.jsonl`` file holds one document a line, as the string under ``text``. Any other file is text, whose
+    documents are separated by lines that hold only ``<|endoftext|>``; without such a line it is one document.
+    White space around a document separated so is not part of it.
+
+    Raises:
+        DataError: when the file is missing, not UTF-8, holds no text, or a line of it is not such an object.
+    """
+    source = Path(path)
+    raw = read_bytes(source, "evaluation text")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"evaluation text {source} is not UTF-8 (byte {error.start}); convert it first") from None
+    if source.suffix == ".jsonl":
+        documents = tuple(_document(line, source, number) for number, line in numbered_lines(text))
+    else:
+        parts = re.split(rf"^{re.escape(SEPARATOR)}[ \t]*\r?$", text, flags=re.MULTILINE)
+        documents = (text,) if len(parts) == 1 else tuple(part.strip() for part in parts)
+    documents = tuple(document for document in documents if document.strip())
+    if not documents:
+        raise DataError(f"evaluation text {source} is empty; give a file with text in it")
+    return EvaluationText(name=source.name, documents=documents, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The file's bytes; DataError naming ``what`` when it is not a readable file."""
+    if not path.is_file():
+        raise DataError(f"{what} {path} is not a file; give the path of one")
+    return path.read_bytes()
+
+
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """Non-empty lines with their numbers from 1 (split at line feeds only: JSON strings may hold other separators)."""
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _document(line: str, path: Path, number: int) -> str:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {number} is not JSON: {error.msg}") from None
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+        raise DataError(f'{path} line {number} has no string under "text"; each line must be {{"text": "..."}}')
+    return str(entry["text"])
