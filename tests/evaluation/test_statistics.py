@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from flyweight.evaluation.statistics import (
     Bootstrap,
@@ -105,19 +106,18 @@ def test_an_agreement_of_one_has_wilsons_interval() -> None:
     assert found.interval == "Wilson"
 
 
-def test_wilson_by_its_formula() -> None:
-    n, k, z = 40, 31, 1.959963985
-    centre, spread = (k / n + z * z / (2 * n)), z * math.sqrt(k / n * (1 - k / n) / n + z * z / (4 * n * n))
-    found = wilson(k, n, confidence=0.95, sample="prompts")
-    assert found.low == pytest.approx((centre - spread) / (1 + z * z / n))
-    assert found.high == pytest.approx((centre + spread) / (1 + z * z / n))
+@pytest.mark.parametrize(("successes", "trials"), [(0, 5), (5, 5), (31, 40), (1, 1000)])
+def test_wilson_is_scipys(successes: int, trials: int) -> None:
+    found = wilson(successes, trials, confidence=0.9, sample="prompts")
+    expected = stats.binomtest(successes, trials).proportion_ci(0.9, method="wilson")
+    assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-12), pytest.approx(expected.high, abs=1e-12))
 
 
-def test_mcnemar_is_the_binomial_tail() -> None:
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(6, 0) == pytest.approx(2 / 64)
+@pytest.mark.parametrize(("broken", "repaired"), [(0, 0), (6, 0), (5, 1), (3, 3), (40, 71), (900, 800)])
+def test_mcnemar_is_scipys_binomial_test(broken: int, repaired: int) -> None:
+    expected = stats.binomtest(broken, broken + repaired).pvalue if broken + repaired else 1.0
+    assert mcnemar(broken, repaired) == pytest.approx(expected, rel=1e-9)
     assert mcnemar(5, 1) == pytest.approx(2 * (1 + 6) / 64)
-    assert mcnemar(3, 3) == 1.0
 
 
 def test_the_paired_difference_is_bonett_and_price() -> None:

@@ -7,12 +7,13 @@ differences and ratios of two models on the same tokens paired.
 This module knows numbers only; it does not know what was measured.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -161,13 +162,22 @@ class Bootstrap:
         )
 
 
+def normal_quantile(confidence: float) -> float:
+    """How many standard deviations hold the middle ``confidence`` of a normal distribution: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
 def wilson(successes: int, trials: int, *, confidence: float, sample: str) -> Figure:
     """A share with Wilson's score interval (Wilson 1927)."""
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
+    z2 = normal_quantile(confidence) ** 2
+    share = successes / trials
+    centre = share + z2 / (2 * trials)
+    spread = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2)))
     return Figure(
-        value=successes / trials,
-        low=float(interval.low),
-        high=float(interval.high),
+        value=share,
+        # The ends of shares 0 and 1 are exact; rounding must not push them past the share.
+        low=0.0 if successes == 0 else (centre - spread) / (1 + z2 / trials),
+        high=1.0 if successes == trials else (centre + spread) / (1 + z2 / trials),
         confidence=confidence,
         num_samples=trials,
         sample=sample,
@@ -177,20 +187,20 @@ def wilson(successes: int, trials: int, *, confidence: float, sample: str) -> Fi
 
 def mcnemar(broken: int, repaired: int) -> float:
     """Two-sided p-value of McNemar's exact test: are ``broken`` and ``repaired`` answers equally likely?"""
-    if broken + repaired == 0:
-        return 1.0
-    return float(stats.binomtest(broken, broken + repaired, 0.5).pvalue)
+    flips = broken + repaired
+    tail = sum(math.comb(flips, k) for k in range(min(broken, repaired) + 1))
+    return min(1.0, 2 * tail / 2**flips)
 
 
 def paired_difference(broken: int, repaired: int, pairs: int, *, confidence: float) -> Figure:
     """Change of a share between paired answers, with the adjusted Wald interval of Bonett and Price (2012)."""
     lost, gained, adjusted = (broken + 1) / (pairs + 2), (repaired + 1) / (pairs + 2), pairs + 2
     centre = gained - lost
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * np.sqrt((gained + lost - centre**2) / adjusted)
+    half = normal_quantile(confidence) * math.sqrt((gained + lost - centre**2) / adjusted)
     return Figure(
         value=(repaired - broken) / pairs,
-        low=max(-1.0, float(centre - half)),
-        high=min(1.0, float(centre + half)),
+        low=max(-1.0, centre - half),
+        high=min(1.0, centre + half),
         confidence=confidence,
         num_samples=pairs,
         sample="prompts",
