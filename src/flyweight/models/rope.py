@@ -107,8 +107,10 @@ def _dynamic(rope: RopeSpec, regime: int) -> FloatTable:
 def _llama3(rope: RopeSpec, regime: int) -> FloatTable:
     """Long waves are slowed by ``factor``, short ones kept, those between blended by how often they turn."""
     frequencies = _plain(rope, rope.theta)
-    turns = rope.original_max_positions * frequencies / (2.0 * math.pi)
-    kept = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0)
+    turns: FloatTable = rope.original_max_positions * frequencies / (2.0 * math.pi)
+    kept: FloatTable = np.clip(
+        (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0
+    )
     return frequencies * (kept + (1.0 - kept) / rope.factor)
 
 
@@ -122,7 +124,7 @@ def _yarn(rope: RopeSpec, regime: int) -> FloatTable:
     low, high = max(low, 0.0), min(high, rope.rotary_dim - 1.0)
     if low == high:
         high += 0.001
-    slowed = np.clip((np.arange(rope.rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
+    slowed: FloatTable = np.clip((np.arange(rope.rotary_dim // 2) - low) / (high - low), 0.0, 1.0)
     return frequencies * (1.0 - slowed + slowed / rope.factor)
 
 
