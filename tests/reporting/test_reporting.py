@@ -1,8 +1,8 @@
 """Tables, pages and drawings: literal text, one self-contained file, right positions of what is drawn."""
 
 import html.parser
-import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
@@ -21,6 +21,7 @@ from flyweight.reporting import (
     format_seconds,
     parse_bytes,
     plot_bars,
+    plot_counts,
     plot_histogram,
     plot_lines,
     plot_points,
@@ -75,6 +76,9 @@ def test_a_row_of_wrong_length_is_our_bug() -> None:
         Table(title="T", columns=("a", "b"), rows=(("x",),))
 
 
+SVG = "http://www.w3.org/2000/svg"
+
+
 class Reader(html.parser.HTMLParser):
     """Collects tags and the addresses they would fetch."""
 
@@ -116,28 +120,38 @@ def test_a_page_is_one_file_and_escapes_what_it_is_given(tmp_path: Path) -> None
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
-def test_drawings_follow_the_page_colour_and_have_distinct_ids() -> None:
-    bars = plot_bars(
-        ["a", "b"], [Series(name="s", values=[0.5, 1.0], low=[0.4, 0.9], high=[0.6, 1.0])], ylabel="share", top=1.0
-    )
-    points = plot_points([Series(name="s", values=[1.0, 2.0], x=[3.0, 4.0])], xlabel="x", ylabel="y", level=1.0)
-    lines = plot_lines([Series(name="s", values=[1.0, 0.1])], xlabel="x", ylabel="loss", log_y=True)
-    ids = [set(re.findall(r'id="(m[0-9a-f]{8,}|p[0-9a-f]{8,})"', drawing)) for drawing in (bars, points, lines)]
-    assert all(ids)
-    assert not ids[0] & ids[1]
-    assert not ids[1] & ids[2]
-    for drawing in (bars, points, lines):
-        assert drawing.startswith("<svg ")
+def test_drawings_follow_the_page_colour_and_escape_names() -> None:
+    series = [Series(name="<b>s", values=[0.5, 1.0], low=[0.4, 0.9], high=[0.6, 1.0]), Series(name="t", values=[1, 2])]
+    drawings = [
+        plot_bars(["a", "<i>b"], series, ylabel="share", top=1.0),
+        plot_points(series, xlabel="x", ylabel="y", level=1.0),
+        plot_lines(series, xlabel="x", ylabel="loss", log_y=True),
+        plot_counts([1.0, 10.0, 100.0], [3, 4], xlabel="<u>", log_x=True),
+    ]
+    for drawing in drawings:
+        assert ET.fromstring(drawing).tag.endswith("svg")
         assert "currentColor" in drawing
-        assert "#010203" not in drawing
+        assert "<b>" not in drawing
+
+
+def marks(drawing: str, kind: str, attribute: str) -> list[float]:
+    return [float(one.attrib[attribute]) for one in ET.fromstring(drawing).iter(f"{{{SVG}}}{kind}")]
 
 
 def test_a_histogram_counts_every_value_once() -> None:
-    values = [1e-12, 0.0, 1e-3, 1e-3, 0.5]
-    drawing = plot_histogram(values, xlabel="KL", log_x=True, num_bins=4)
-    heights = []
-    for corners in re.findall(r'<path d="M ([^"]*?)z\s*" clip-path', drawing):
-        levels = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", corners)]
-        heights.append(max(levels) - min(levels))
+    drawing = plot_histogram([1e-12, 0.0, 1e-3, 1e-3, 0.5], xlabel="KL", log_x=True, num_bins=4)
+    heights = marks(drawing, "rect", "height")
     unit = min(height for height in heights if height > 0)
     assert [round(height / unit) for height in heights] == [2, 0, 2, 1]
+
+
+def test_marks_stand_where_their_values_are() -> None:
+    drawing = plot_points(
+        [Series(name="s", values=[0.0, 1.0, 3.0], x=[1.0, 10.0, 100.0])], xlabel="x", ylabel="y", log_x=True
+    )
+    x, y = marks(drawing, "circle", "cx"), marks(drawing, "circle", "cy")
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
+    assert y[1] - y[2] == pytest.approx(2 * (y[0] - y[1]), abs=0.2)
+    bars = plot_bars(["a", "b"], [Series(name="s", values=[0.25, 1.0])], ylabel="share", top=1.0)
+    low, high = marks(bars, "rect", "height")
+    assert high == pytest.approx(4 * low, abs=0.5)

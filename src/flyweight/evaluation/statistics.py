@@ -189,7 +189,7 @@ def mcnemar(broken: int, repaired: int) -> float:
     """Two-sided p-value of McNemar's exact test: are ``broken`` and ``repaired`` answers equally likely?"""
     flips = broken + repaired
     tail = sum(math.comb(flips, k) for k in range(min(broken, repaired) + 1))
-    return min(1.0, 2 * tail / 2**flips)
+    return min(1.0, 2 * tail / (1 << flips))
 
 
 def paired_difference(broken: int, repaired: int, pairs: int, *, confidence: float) -> Figure:

@@ -4,7 +4,7 @@ It knows numbers and words only: not models, compression or evaluation, which fi
 """
 
 from flyweight.reporting.page import Block, Facts, Page, Plot, Text, Verdict, render_page, write_page
-from flyweight.reporting.plots import Series, plot_bars, plot_histogram, plot_lines, plot_points
+from flyweight.reporting.plots import Series, plot_bars, plot_counts, plot_histogram, plot_lines, plot_points
 from flyweight.reporting.table import Table, print_table
 from flyweight.reporting.units import format_bytes, format_interval, format_seconds, parse_bytes
 
@@ -22,6 +22,7 @@ __all__ = [
     "format_seconds",
     "parse_bytes",
     "plot_bars",
+    "plot_counts",
     "plot_histogram",
     "plot_lines",
     "plot_points",

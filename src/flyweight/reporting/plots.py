@@ -51,9 +51,14 @@ def plot_histogram(
     high = high if high > low else low + abs(low) * 0.01 + 1e-12
     edges = np.geomspace(low, high, num_bins + 1) if log_x else np.linspace(low, high, num_bins + 1)
     counts = np.histogram(np.clip(data, edges[0], edges[-1]), bins=edges)[0]
+    return plot_counts(edges, counts, xlabel=xlabel, ylabel=ylabel, log_x=log_x)
+
+
+def plot_counts(edges: Numbers, counts: Numbers, *, xlabel: str, ylabel: str = "count", log_x: bool = False) -> str:
+    """A histogram from its counts between neighbouring ``edges`` (increasing; positive with ``log_x``)."""
     drawing = Drawing(label=f"histogram of {xlabel}")
-    x = Scale(low=low, high=high, start=drawing.left, end=drawing.right, logarithmic=log_x)
-    y = scale_over([0.0, *counts.tolist()], drawing.bottom, drawing.top, from_zero=True)
+    x = Scale(low=float(edges[0]), high=float(edges[-1]), start=drawing.left, end=drawing.right, logarithmic=log_x)
+    y = scale_over([0.0, *map(float, counts)], drawing.bottom, drawing.top, from_zero=True)
     drawing.axes(y, ylabel, x, xlabel)
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         top = y.place(float(count))
