@@ -19,15 +19,23 @@ def run_model(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
 
 
 def run_block(block: BlockSpec, ops: Ops, x: Any, batch: Batch) -> Any:
-    """One decoder layer on the residual stream ``x`` (tokens, hidden_size)."""
-    y = run_attention(block.attention, block.index, ops, _norm(ops, block.input_norm, x), batch)
-    x = ops.add(x, _norm(ops, block.post_attention_norm, y), block.residual_scale)
-    y = run_mlp(block.mlp, ops, _norm(ops, block.pre_mlp_norm, x))
-    return ops.add(x, _norm(ops, block.post_mlp_norm, y), block.residual_scale)
+    """One decoder layer on the residual stream ``x`` (tokens, hidden_size).
+
+    The stages are functions of their own because calibration stops between them.
+    """
+    context = mix_heads(block.attention, block.index, ops, attention_input(block, ops, x), batch)
+    x = add_attention(block, ops, x, ops.linear(block.attention.output, context))
+    gated = gate(block.mlp, ops, mlp_input(block, ops, x))
+    return add_mlp(block, ops, x, ops.linear(block.mlp.down, gated))
 
 
-def run_attention(attention: AttentionSpec, layer: int, ops: Ops, x: Any, batch: Batch) -> Any:
-    """Attention on the (normed) input ``x``: (tokens, hidden_size) -> (tokens, hidden_size)."""
+def attention_input(block: BlockSpec, ops: Ops, x: Any) -> Any:
+    """What queries, keys and values are made from: (tokens, hidden_size)."""
+    return _norm(ops, block.input_norm, x)
+
+
+def mix_heads(attention: AttentionSpec, layer: int, ops: Ops, x: Any, batch: Batch) -> Any:
+    """Attention up to its output projection: (tokens, hidden_size) -> (tokens, num_heads * head_dim)."""
     qkv = ops.linear(attention.qkv, x)
     q_size, kv_size = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
     q = _heads(ops, attention.query_norm, qkv[:, :q_size], attention.head_dim)
@@ -35,12 +43,27 @@ def run_attention(attention: AttentionSpec, layer: int, ops: Ops, x: Any, batch:
     v = _heads(ops, None, qkv[:, q_size + kv_size :], attention.head_dim)
     if attention.rope is not None:
         q, k = ops.rope(attention.rope, q, batch), ops.rope(attention.rope, k, batch)
-    return ops.linear(attention.output, ops.attend(attention, layer, q, k, v, batch))
+    return ops.attend(attention, layer, q, k, v, batch)
 
 
-def run_mlp(mlp: MlpSpec, ops: Ops, x: Any) -> Any:
-    """Gated feed-forward: (tokens, hidden_size) -> (tokens, hidden_size)."""
-    return ops.linear(mlp.down, ops.act_mul(mlp.activation, ops.linear(mlp.gate_up, x)))
+def add_attention(block: BlockSpec, ops: Ops, x: Any, y: Any) -> Any:
+    """The residual stream after attention whose output projection gave ``y``."""
+    return ops.add(x, _norm(ops, block.post_attention_norm, y), block.residual_scale)
+
+
+def mlp_input(block: BlockSpec, ops: Ops, x: Any) -> Any:
+    """What gate and up read: (tokens, hidden_size)."""
+    return _norm(ops, block.pre_mlp_norm, x)
+
+
+def gate(mlp: MlpSpec, ops: Ops, x: Any) -> Any:
+    """The feed-forward up to its down projection: (tokens, hidden_size) -> (tokens, intermediate size)."""
+    return ops.act_mul(mlp.activation, ops.linear(mlp.gate_up, x))
+
+
+def add_mlp(block: BlockSpec, ops: Ops, x: Any, y: Any) -> Any:
+    """The residual stream after a feed-forward whose down projection gave ``y``."""
+    return ops.add(x, _norm(ops, block.post_mlp_norm, y), block.residual_scale)
 
 
 def run_head(spec: ModelSpec, ops: Ops, x: Any) -> Any:
