@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
+Int32Array = np.ndarray[Any, np.dtype[np.int32]]
+Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,13 +27,13 @@ class Batch:
     output_rows     int64 (outputs,)      the tokens whose logits are wanted
     """
 
-    token_ids: IntArray
-    positions: IntArray
-    query_starts: IntArray
-    context_lengths: IntArray
-    block_tables: IntArray
-    slots: IntArray
-    output_rows: IntArray
+    token_ids: Int32Array
+    positions: Int32Array
+    query_starts: Int32Array
+    context_lengths: Int32Array
+    block_tables: Int32Array
+    slots: Int64Array
+    output_rows: Int64Array
 
     @property
     def num_tokens(self) -> int:
