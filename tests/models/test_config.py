@@ -80,7 +80,9 @@ def test_expect_refuses_other_values_and_says_why() -> None:
     config = ConfigReader({"a": True, "b": 1})
     config.expect("a", True, reason="-")
     config.expect("absent", 3, reason="-")
-    with pytest.raises(UnsupportedModelError, match=r"a=True in config.json is not supported \(why\); supported: False"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"a=True in config.json is not supported \(why\); supported: False"
+    ):
         config.expect("a", False, reason="why")
     with pytest.raises(UnsupportedModelError, match=r"b=1 .*supported: leaving it out"):
         config.expect("b", reason="why")

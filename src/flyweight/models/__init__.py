@@ -31,7 +31,8 @@ ARCHITECTURE_ENDINGS = ("ForCausalLM", "ForConditionalGeneration")
 
 def is_known(config: Mapping[str, Any]) -> bool:
     """Whether the config's ``model_type`` is one that :func:`read_spec` can read."""
-    return config.get("model_type") in ARCHITECTURES
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in ARCHITECTURES
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:

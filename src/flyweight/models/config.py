@@ -148,7 +148,8 @@ class ConfigReader:
 
     def refuse(self, key: str, reason: str) -> UnsupportedModelError:
         """The error for a value that is well formed but not supported, for the caller to raise."""
-        return UnsupportedModelError(f"{key}={_short(self._values.get(key))} in {self._where}: {reason}")
+        name = key if key.isidentifier() else _short(key)  # a key from the file may hold anything
+        return UnsupportedModelError(f"{name}={_short(self._values.get(key))} in {self._where}: {reason}")
 
     def contradiction(self, message: str) -> CheckpointError:
         """The error for values that contradict each other, for the caller to raise."""
