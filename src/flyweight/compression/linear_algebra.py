@@ -1,61 +1,134 @@
-"""The one factorization GPTQ needs, blocked and in place: U upper triangular with inverse(H) = U^T U.
+"""The one factorization GPTQ needs, blocked and in place: H = M M^T with M upper triangular.
 
-The usual route (Cholesky, inverse from Cholesky, Cholesky of that) takes three passes and two copies. Factoring
-from the last column backwards gives H = M M^T with M upper triangular, hence inverse(H) = (M^-1)^T (M^-1) and
-U = M^-1: one factorization and one triangular inverse, in the memory of H itself plus one strip. The work is
-matrix products of numpy's BLAS; only blocks of ``BLOCK`` are factored one by one.
+Rounding the columns of W in order and feeding each column's error to the later ones costs, in outputs, the squared
+norm of (W - What) M column by column: M is all that GPTQ needs, and no inverse of H is ever formed (the usual route is
+three Cholesky-sized passes and two copies). It is the Cholesky factor taken from the last column backwards.
+
+Only the upper triangle is read and written; the lower one is the caller's, for a second attempt. The work is matrix
+products of the array library's BLAS; only blocks of ``BLOCK`` are factored one by one.
 """
 
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
-FloatMatrix = np.ndarray[Any, np.dtype[np.floating[Any]]]
+from flyweight.formats.base import Array
 
 BLOCK = 128
 STRIP = 1024
 
 
-def inverse_cholesky_in_place(hessian: FloatMatrix) -> FloatMatrix:
-    """Overwrite a symmetric positive definite (n, n) matrix with U, upper triangular, inverse(hessian) = U^T U.
+def factor_backwards_in_place(matrix: Any, diagonal: Any) -> None:
+    """Overwrite the upper triangle of ``matrix`` (n, n) with M, upper triangular, such that M M^T is the symmetric matrix
+    given by its strict upper triangle and ``diagonal`` (n,).
 
-    Only the upper triangle of ``hessian`` is read. The result is the argument itself, zeros below the diagonal.
-    Float32 needs n^2 * 4 bytes plus a strip of n * 4096 bytes.
+    Float32 needs a temporary of n * 4 * ``STRIP`` bytes.
 
     Raises:
-        numpy.linalg.LinAlgError: when the matrix is not positive definite in its precision; it is then spoilt.
+        numpy.linalg.LinAlgError: when the matrix is not positive definite in its precision; the upper triangle is then
+            spoilt, the strict lower one untouched.
     """
-    _factor_backwards(hessian)
-    _invert_upper(hessian)
-    return hessian
-
-
-def _factor_backwards(a: FloatMatrix) -> None:
-    """Overwrite the upper triangle of ``a`` with M, upper triangular, a = M M^T."""
-    for start in reversed(range(0, len(a), BLOCK)):
-        end = min(start + BLOCK, len(a))
-        block = np.triu(a[start:end, start:end])
-        block = block + np.triu(block, 1).T
-        factor = np.ascontiguousarray(np.linalg.cholesky(block[::-1, ::-1])[::-1, ::-1])
-        a[start:end, start:end] = factor
+    xp = array_namespace(matrix)
+    a, n = matrix, len(matrix)
+    index = xp.arange(n, device=a.device)
+    a[index, index] = diagonal
+    for start in reversed(range(0, n, BLOCK)):
+        end = min(start + BLOCK, n)
+        corner = a[start:end, start:end]
+        upper = xp.triu(corner)
+        factor = _cholesky_backwards(upper + xp.triu(upper, k=1).T)
+        a[start:end, start:end] = factor + xp.tril(corner, k=-1)
         if start == 0:
-            break
-        # Rows above: M_ik = A_ik M_kk^-T, then what they explain is taken from the part still to be factored.
-        panel = a[:start, start:end] @ np.linalg.inv(factor).T
+            return
+        # Rows above: M_ik = A_ik M_kk^-T; what they explain is taken from the part still to be factored.
+        panel = a[:start, start:end] @ xp.linalg.inv(factor).T
         a[:start, start:end] = panel
         for top in range(0, start, STRIP):
             bottom = min(top + STRIP, start)
-            a[top:bottom, top:start] -= panel[top:bottom] @ panel[top:start].T
+            explained = panel[top:bottom, :] @ panel[top:, :].T
+            explained[:, : bottom - top] = xp.triu(explained[:, : bottom - top])
+            a[top:bottom, top:start] -= explained
 
 
-def _invert_upper(m: FloatMatrix) -> None:
-    """Overwrite upper triangular ``m`` with its inverse and its strictly lower part with zeros."""
-    for start in range(0, len(m), BLOCK):
-        end = min(start + BLOCK, len(m))
-        corner = np.linalg.inv(np.triu(m[start:end, start:end]))
-        m[start:end, start:end] = np.triu(corner)
-        column = m[:start, start:end] @ -corner
-        for top in range(0, start, STRIP):
-            bottom = min(top + STRIP, start)
-            m[top:bottom, start:end] = m[top:bottom, top:start] @ column[top:]
-        m[end:, start:end] = 0.0
+def _cholesky_backwards(block: Any) -> Any:
+    """M, upper triangular, with M M^T = ``block``."""
+    xp = array_namespace(block)
+    try:
+        return xp.flip(xp.linalg.cholesky(xp.flip(block)))
+    except np.linalg.LinAlgError:
+        raise
+    except RuntimeError as error:  # torch's linear algebra error is not numpy's
+        raise np.linalg.LinAlgError(str(error)) from error
+
+
+def multiply_upper(rows: Any, upper: Any) -> Any:
+    """``rows @ triu(upper)`` for ``rows`` (m, n) and ``upper`` (n, n), whose strict lower triangle is not read."""
+    xp = array_namespace(rows)
+    n = len(upper)
+    out = xp.zeros_like(rows)
+    for top in range(0, n, STRIP):
+        bottom = min(top + STRIP, n)
+        out[:, top:bottom] += rows[:, top:bottom] @ xp.triu(upper[top:bottom, top:bottom])
+        out[:, bottom:] += rows[:, top:bottom] @ upper[top:bottom, bottom:]
+    return out
+
+
+def solve_factored_in_place(upper: Any, rhs: Any) -> None:
+    """Overwrite ``rhs`` (n, m) with the solution Y of ``M M^T Y = rhs``; M is the upper triangle of ``upper`` (n, n)."""
+    xp = array_namespace(rhs)
+    n = len(upper)
+    starts = range(0, n, BLOCK)
+    for start in reversed(starts):  # M Z = rhs
+        end = min(start + BLOCK, n)
+        solved = xp.linalg.inv(xp.triu(upper[start:end, start:end])) @ rhs[start:end, :]
+        rhs[start:end, :] = solved
+        if start:
+            rhs[:start, :] -= upper[:start, start:end] @ solved
+    for start in starts:  # M^T Y = Z
+        end = min(start + BLOCK, n)
+        solved = xp.linalg.inv(xp.triu(upper[start:end, start:end])).T @ rhs[start:end, :]
+        rhs[start:end, :] = solved
+        if end < n:
+            rhs[end:, :] -= upper[start:end, end:].T @ solved
+
+
+def mirror(matrix: Any, *, source: str) -> None:
+    """Make ``matrix`` symmetric in place from its strict ``upper`` or ``lower`` triangle (the other is overwritten)."""
+    xp = array_namespace(matrix)
+    n = len(matrix)
+    for top in range(0, n, STRIP):
+        bottom = min(top + STRIP, n)
+        corner = matrix[top:bottom, top:bottom]
+        if source == "upper":
+            matrix[top:bottom, top:bottom] = xp.triu(corner) + xp.triu(corner, k=1).T
+            matrix[bottom:, top:bottom] = matrix[top:bottom, bottom:].T
+        else:
+            matrix[top:bottom, top:bottom] = xp.tril(corner) + xp.tril(corner, k=-1).T
+            matrix[top:bottom, bottom:] = matrix[bottom:, top:bottom].T
+
+
+def permute_symmetric(matrix: Any, order: Array) -> None:
+    """Reorder rows and columns of ``matrix`` (n, n) in place: the result's [i, j] is the old [order[i], order[j]].
+
+    Rows move along the permutation's cycles, columns strip by strip: no second matrix.
+    """
+    xp = array_namespace(matrix)
+    placed = np.zeros(len(order), bool)
+    for first in range(len(order)):
+        if placed[first] or order[first] == first:
+            continue
+        kept = xp.asarray(matrix[first, :], copy=True)
+        row = first
+        while True:
+            placed[row] = True
+            source = int(order[row])
+            if source == first:
+                matrix[row, :] = kept
+                break
+            matrix[row, :] = matrix[source, :]
+            row = source
+    columns = xp.asarray(order, device=matrix.device)
+    for top in range(0, len(matrix), STRIP):
+        bottom = min(top + STRIP, len(matrix))
+        matrix[top:bottom, :] = xp.take(matrix[top:bottom, :], columns, axis=1)

@@ -1,0 +1,118 @@
+"""What calibration remembers of a linear group's inputs: X^T X, in the memory of one matrix.
+
+It does not know where the inputs come from. Accumulation is in float32, in the order of the calls, so the same
+inputs in the same pieces give the same bits.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from flyweight.compression.linear_algebra import factor_backwards_in_place, mirror, permute_symmetric
+from flyweight.formats.base import Array
+
+STRIP = 1024  # rows of the Hessian updated by one matrix product: bounds the temporary
+DAMPING_STEP = 10.0
+SMALLEST_DAMPING = 1e-4
+LARGEST_DAMPING = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Factor:
+    """``H + damping * mean(diag H) * I = M M^T`` with M upper triangular, rows and columns in ``order``.
+
+    ``order`` None is the natural one. ``ridge`` is what was added to the diagonal. ``raised`` says that the asked
+    damping did not suffice.
+    """
+
+    upper: Any  # (n, n); what lies below the diagonal is not M's
+    order: Array | None
+    damping: float
+    ridge: float
+    raised: bool
+
+
+class InputStatistics:
+    """X^T X of the inputs of linears that share them, for ``in_features`` inputs.
+
+    The matrix is factored in its own memory, so the Hessian itself is gone once :meth:`factor` was called; asking for
+    the same factor again is free, for another one an error of ours.
+    """
+
+    def __init__(self, in_features: int, *, like: Any = None) -> None:
+        """``like`` is an array of the library and device to work in; None means numpy."""
+        self.in_features = in_features
+        self.tokens = 0
+        self.cross: Any = None  # X^T targets, (in_features, out_features)
+        if like is None:
+            self._hessian: Any = np.zeros((in_features, in_features), np.float32)
+        else:
+            xp = array_namespace(like)
+            self._hessian = xp.zeros((in_features, in_features), dtype=xp.float32, device=like.device)
+        self._diagonal: Any = None
+        self._factor: tuple[tuple[bytes, float], Factor] | None = None
+
+    def add(self, x: Any, target: Any = None) -> None:
+        """Take in inputs ``x`` (tokens, in_features), float32; only the upper triangle of X^T X is kept.
+
+        ``target`` (tokens, out_features) is what the layer's output should be for these inputs, where that is not
+        simply what its weight makes of them. It comes with every call or with none.
+        """
+        assert self._factor is None, "inputs came after the Hessian was factored"
+        assert (target is not None) == (self.cross is not None) or self.tokens == 0, "targets come always or never"
+        if target is not None:
+            product = x.T @ target
+            self.cross = product if self.cross is None else self.cross + product
+        self.tokens += x.shape[0]
+        self._diagonal = None
+        for top in range(0, self.in_features, STRIP):
+            bottom = min(top + STRIP, self.in_features)
+            self._hessian[top:bottom, top:] += x[:, top:bottom].T @ x[:, top:]
+
+    @property
+    def diagonal(self) -> Any:
+        """The diagonal of X^T X (in_features,), as it was before damping and factoring."""
+        if self._diagonal is None:
+            xp = array_namespace(self._hessian)
+            self._diagonal = xp.asarray(xp.linalg.diagonal(self._hessian), copy=True)
+        return self._diagonal
+
+    @property
+    def dead(self) -> Any:
+        """Which inputs were zero for every token: boolean (in_features,)."""
+        return self.diagonal == 0
+
+    def factor(self, damping: float, order: Array | None = None) -> Factor:
+        """Factor in place; damping is raised tenfold, up to 1, until the matrix is positive definite.
+
+        Raises:
+            numpy.linalg.LinAlgError: when even damping 1 does not help (inputs that are not finite).
+        """
+        key = (b"" if order is None else order.tobytes(), damping)
+        if self._factor is not None:
+            assert self._factor[0] == key, "the Hessian was already factored in another way"
+            return self._factor[1]
+        diagonal = self.diagonal
+        xp = array_namespace(diagonal)
+        mirror(self._hessian, source="upper")
+        if order is not None:
+            permute_symmetric(self._hessian, order)
+            diagonal = xp.take(diagonal, xp.asarray(order))
+        # A dead input would stop the factorization; any positive entry will do, nothing depends on it.
+        mean = float(xp.mean(diagonal)) or 1.0
+        filled = xp.where(diagonal == 0, xp.full_like(diagonal, mean), diagonal)
+        used = damping
+        while True:
+            try:
+                factor_backwards_in_place(self._hessian, filled + used * mean)
+                break
+            except np.linalg.LinAlgError:
+                if used >= LARGEST_DAMPING:
+                    raise
+                used = min(max(used * DAMPING_STEP, SMALLEST_DAMPING), LARGEST_DAMPING)
+                mirror(self._hessian, source="lower")
+        result = Factor(upper=self._hessian, order=order, damping=used, ridge=used * mean, raised=used > damping)
+        self._factor = (key, result)
+        return result
