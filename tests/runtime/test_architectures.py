@@ -5,6 +5,7 @@ from a short prefix, and asserts the largest difference to transformers' float32
 where a slip shows: windows smaller than the prompt, contexts beyond the trained length, odd head sizes.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle needs the torch extra")
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
+
+from tokenizers import Tokenizer  # noqa: E402
 
 from flyweight.checkpoint.huggingface import Checkpoint  # noqa: E402
 from flyweight.checkpoint.weights import Weights  # noqa: E402
@@ -223,13 +226,7 @@ def oracle(model: Any, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return at_once, np.stack(steps)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
-    folder = tmp_path_factory.mktemp(request.param.name)
-    model = build(request.param, folder)
-    rng = np.random.default_rng(7)
-    # The short one first: transformers' dynamic rope keeps the longest length that it has seen.
-    sequences = [rng.integers(3, 95, size=length).tolist() for length in (9, 27)]
+def example_of(folder: Path, model: Any, sequences: list[list[int]]) -> Example:
     logits = [oracle(model, tokens) for tokens in sequences]
     return Example(
         folder=folder,
@@ -237,6 +234,27 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         prefill=[at_once for at_once, _ in logits],
         steps=[steps for _, steps in logits],
     )
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
+    folder = tmp_path_factory.mktemp(request.param.name)
+    model = build(request.param, folder)
+    rng = np.random.default_rng(7)
+    # The short one first: transformers' dynamic rope keeps the longest length that it has seen.
+    return example_of(folder, model, [rng.integers(3, 95, size=length).tolist() for length in (9, 27)])
+
+
+@pytest.fixture(scope="module", params=["stories260K", "stories3M", "tinystories-656k"])
+def trained(request: pytest.FixtureRequest) -> Example:
+    data = os.environ.get("FLYWEIGHT_TEST_DATA")
+    if data is None or not (Path(data) / "models" / request.param).exists():
+        pytest.skip("set FLYWEIGHT_TEST_DATA to the folder that holds models/ to compare trained models")
+    folder = Path(data) / "models" / request.param
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    stories = ["Tom had a red ball.", "Once upon a time there was a little girl who lived near the big green forest."]
+    return example_of(folder, model, [tokenizer.encode(story).ids for story in stories])
 
 
 def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
@@ -247,8 +265,8 @@ def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
 BACKENDS: dict[str, Callable[[ModelSpec, Weights], tuple[Ops, KVCache]]] = {"torch": torch_ops}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_logits_agree_with_transformers(example: Example, backend: str) -> None:
+def compare(example: Example, backend: str) -> None:
+    """Prefill of all sequences in one batch, then token by token, against the example's logits."""
     checkpoint = Checkpoint.open(example.folder)
     spec = read_spec(checkpoint.config)
     assert spec.unread_keys == ()
@@ -265,12 +283,22 @@ def test_logits_agree_with_transformers(example: Example, backend: str) -> None:
     prefixes = [tokens[:PREFIX] for tokens in example.sequences]
     logits = np.asarray(run_model(spec, ops, cache.plan(stepping, prefixes)))
     assert np.abs(logits - [steps[0] for steps in example.steps]).max() < TOLERANCE
-    for position in range(PREFIX, len(example.sequences[1])):
+    for position in range(PREFIX, max(len(tokens) for tokens in example.sequences)):
         rows = [row for row, tokens in enumerate(example.sequences) if position < len(tokens)]
         batch = cache.plan([stepping[row] for row in rows], [[example.sequences[row][position]] for row in rows])
         logits = np.asarray(run_model(spec, ops, batch))
         expected = [example.steps[row][position - PREFIX + 1] for row in rows]
         assert np.abs(logits - expected).max() < TOLERANCE, f"at position {position}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_agree_with_transformers(example: Example, backend: str) -> None:
+    compare(example, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_trained_models_agree_with_transformers(trained: Example, backend: str) -> None:
+    compare(trained, backend)
 
 
 def slips(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
