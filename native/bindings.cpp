@@ -2,6 +2,7 @@
 // here the types are fixed, the lock of the interpreter is let go and the operation is called.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,12 +20,33 @@ namespace {
 
 template <class T> using In = nb::ndarray<const T, nb::numpy, nb::c_contig, nb::device::cpu>;
 template <class T> using Out = nb::ndarray<T, nb::numpy, nb::c_contig, nb::device::cpu>;
+template <class T> using Rows = nb::ndarray<T, nb::numpy, nb::ndim<2>, nb::device::cpu>; // rows may lie apart
 using AnyIn = nb::ndarray<nb::numpy, nb::ro, nb::c_contig, nb::device::cpu>; // floats, or 16-bit words that hold floats
 using AnyOut = nb::ndarray<nb::numpy, nb::c_contig, nb::device::cpu>;
 template <class T> using Maybe = std::optional<T>;
 
 int64_t size(size_t n) { return static_cast<int64_t>(n); }
 template <class Array> auto data_or_null(const Maybe<Array> &array) { return array ? array->data() : nullptr; }
+
+const char *name_of(Compute compute) {
+  switch (compute) {
+  case Compute::kFloat32: return "float32";
+  case Compute::kBfloat16: return "bfloat16";
+  case Compute::kInt8: return "int8";
+  }
+  return "";
+}
+
+const char *name_of(Storage storage) {
+  switch (storage) {
+  case Storage::kFloat32: return "float32";
+  case Storage::kFloat16: return "float16";
+  case Storage::kBfloat16: return "bfloat16";
+  case Storage::kUint4: return "uint4";
+  case Storage::kUint8: return "uint8";
+  }
+  return "";
+}
 
 LinearHandle prepare_plain(const AnyIn &weight, Storage source, Compute compute) {
   const nb::gil_scoped_release release;
@@ -38,9 +60,9 @@ LinearHandle prepare_int_group(const In<int8_t> &codes, const In<float> &scales,
                                  activation_group, four_bits, compute);
 }
 
-void linear_call(const In<float> &x, const LinearHandle &handle, const Maybe<In<float>> &bias, const Out<float> &out) {
+void linear_call(const Rows<const float> &x, const LinearHandle &handle, const Maybe<In<float>> &bias, const Rows<float> &out) {
   const nb::gil_scoped_release release;
-  linear(handle, x.data(), size(x.shape(1)), size(x.shape(0)), data_or_null(bias), out.data());
+  linear(handle, x.data(), x.stride(0), size(x.shape(0)), data_or_null(bias), out.data(), out.stride(0));
 }
 
 void rms_norm_call(const In<float> &x, const In<float> &weight, const Out<float> &out, float epsilon, float weight_offset) {
@@ -62,6 +84,11 @@ void act_mul_call(const In<float> &gate_up, const Out<float> &out, Activation ac
 void add_call(const In<float> &x, const In<float> &y, const Out<float> &out, float alpha) {
   const nb::gil_scoped_release release;
   add(x.data(), y.data(), out.data(), alpha, size(x.size()));
+}
+
+void cap_call(const In<float> &x, const Out<float> &out, float scale, float softcap) {
+  const nb::gil_scoped_release release;
+  cap(x.data(), out.data(), scale, softcap, size(x.size()));
 }
 
 void cache_write_call(const In<float> &k, const In<float> &v, const AnyOut &key_cache, const AnyOut &value_cache, CacheType type,
@@ -105,7 +132,9 @@ NB_MODULE(_native, m) {
   nb::class_<LinearHandle>(m, "LinearHandle")
       .def_prop_ro("in_features", [](const LinearHandle &h) { return h.weight().in_features; })
       .def_prop_ro("out_features", [](const LinearHandle &h) { return h.weight().out_features; })
-      .def_prop_ro("nbytes", &LinearHandle::nbytes);
+      .def_prop_ro("nbytes", &LinearHandle::nbytes)
+      .def_prop_ro("compute", [](const LinearHandle &h) { return name_of(h.weight().compute); })
+      .def_prop_ro("storage", [](const LinearHandle &h) { return name_of(h.weight().storage); });
 
   m.def("isa", [] { return std::string(active_kernels().name); });
   m.def("available_isas", &available_isas);
@@ -121,9 +150,10 @@ NB_MODULE(_native, m) {
   m.def("rope", &rope_call, "x"_a.noconvert(), "cosine"_a.noconvert(), "sine"_a.noconvert(), "out"_a.noconvert());
   m.def("act_mul", &act_mul_call, "gate_up"_a.noconvert(), "out"_a.noconvert(), "activation"_a);
   m.def("add", &add_call, "x"_a.noconvert(), "y"_a.noconvert(), "out"_a.noconvert(), "alpha"_a);
-  m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "type"_a,
+  m.def("cap", &cap_call, "x"_a.noconvert(), "out"_a.noconvert(), "scale"_a, "softcap"_a);
+  m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "cache_type"_a,
         "slots"_a.noconvert());
-  m.def("attend", &attend_call, "q"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "type"_a,
+  m.def("attend", &attend_call, "q"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "cache_type"_a,
         "block_tables"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "out"_a.noconvert(), "scale"_a,
         "softcap"_a, "window"_a);
   m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),

@@ -108,6 +108,7 @@ struct KernelTable {
                int64_t rotary_dim, int64_t row_begin, int64_t row_end);
   void (*act_mul)(const float *gate_up, float *out, int64_t width, Activation, int64_t row_begin, int64_t row_end);
   void (*add)(const float *x, const float *y, float *out, float alpha, int64_t begin, int64_t end);
+  void (*cap)(const float *x, float *out, float scale, float softcap, int64_t begin, int64_t end); // softcap 0: none
   void (*convert)(const float *x, void *out, CacheType, int64_t count);
   void (*attend)(const AttendArguments &, const AttendTask &, float *workspace);
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);

@@ -49,7 +49,7 @@ template <class Function> void over_ranges(int64_t count, int64_t work_per_item,
 
 } // namespace
 
-void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_t rows, const float *bias, float *y) {
+void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_t rows, const float *bias, float *y, int64_t y_stride) {
   if (rows == 0) return;
   const KernelTable &kernels = active_kernels();
   const PackedWeight &w = handle.weight();
@@ -69,7 +69,7 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
   if (w.compute != Compute::kFloat32)
     over_ranges(rows, w.in_features, 1, [&](int64_t begin, int64_t end, int) { kernels.prepare_input(w, in, begin, end); });
 
-  const LinearOutput out{y, w.out_features, bias};
+  const LinearOutput out{y, y_stride, bias};
   const int64_t panels = ceil_divide(w.out_features, kLanes);
   if (rows * w.in_features * w.out_features < kSerialWork || threads == 1)
     return kernels.linear(w, in, out, 0, panels, 0, rows, scratch);
@@ -106,12 +106,16 @@ void add(const float *x, const float *y, float *out, float alpha, int64_t count)
   over_ranges(count, 1, 1024, [&](int64_t begin, int64_t end, int) { kernels.add(x, y, out, alpha, begin, end); });
 }
 
+void cap(const float *x, float *out, float scale, float softcap, int64_t count) {
+  const KernelTable &kernels = active_kernels();
+  over_ranges(count, 8, 1024, [&](int64_t begin, int64_t end, int) { kernels.cap(x, out, scale, softcap, begin, end); });
+}
+
 void cache_write(const float *k, const float *v, void *key_cache, void *value_cache, CacheType type, const int64_t *slots,
                  int64_t tokens, int64_t width) {
   const KernelTable &kernels = active_kernels();
   const int64_t element = type == CacheType::kFloat32 ? 4 : 2;
   for (int64_t token = 0; token < tokens; ++token) {
-    if (slots[token] < 0) continue;
     const int64_t offset = slots[token] * width * element;
     kernels.convert(k + token * width, static_cast<std::byte *>(key_cache) + offset, type, width);
     kernels.convert(v + token * width, static_cast<std::byte *>(value_cache) + offset, type, width);

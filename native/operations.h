@@ -5,8 +5,8 @@
 
 namespace flyweight {
 
-// x: rows x in_features with a stride; y: rows x out_features, contiguous; bias may be null.
-void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_t rows, const float *bias, float *y);
+// x: rows x in_features with a stride; y: rows x out_features with one; bias may be null.
+void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_t rows, const float *bias, float *y, int64_t y_stride);
 
 void rms_norm(const float *x, const float *weight, float *out, int64_t rows, int64_t width, float epsilon, float weight_offset);
 void rope(const float *x, const float *cosine, const float *sine, float *out, int64_t tokens, int64_t num_heads,
@@ -14,7 +14,9 @@ void rope(const float *x, const float *cosine, const float *sine, float *out, in
 void act_mul(const float *gate_up, float *out, int64_t rows, int64_t width, Activation activation);
 void add(const float *x, const float *y, float *out, float alpha, int64_t count);
 
-// Copies token i of k and v (tokens x width) to slot slots[i] of the caches; a negative slot is skipped.
+void cap(const float *x, float *out, float scale, float softcap, int64_t count);
+
+// Copies token i of k and v (tokens x width) to slot slots[i] of the caches.
 void cache_write(const float *k, const float *v, void *key_cache, void *value_cache, CacheType type, const int64_t *slots,
                  int64_t tokens, int64_t width);
 void attend(const AttendArguments &arguments, int64_t num_sequences);

@@ -69,6 +69,15 @@ inline void add_scaled(const float *x, const float *y, float *out, float alpha, 
   }
 }
 
+inline void cap(const float *x, float *out, float scale, float softcap, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += 16) {
+    const int64_t left = end - i < 16 ? end - i : 16;
+    F32x16 values = mul(splat(scale), load_first(x + i, left));
+    if (softcap > 0.0f) values = mul(splat(softcap), hyperbolic_tangent(div(values, splat(softcap))));
+    store_first(out + i, values, left);
+  }
+}
+
 inline void convert(const float *x, void *out, CacheType type, int64_t count) {
   uint16_t *halves = static_cast<uint16_t *>(out);
   int64_t i = 0;

@@ -51,7 +51,7 @@ inline void choose_scales(const GptqArguments &a, const GptqWorkspace &place, in
     float scale = a.symmetric ? size / (range / 2.0f) : (highs[lane] - lows[lane]) / range;
     if (a.scale_type == CacheType::kFloat16) scale = float_of_half(half_of_float(scale));
     if (a.scale_type == CacheType::kBfloat16) scale = float_of_bfloat16(bfloat16_of_float(scale));
-    if (scale == 0.0f) scale = 1.0f;
+    if (scale < 0x1p-24f) scale = 1.0f; // the smallest float16: no stored scale may be zero
     float zero = 0.0f;
     if (!a.symmetric) {
       zero = __builtin_rintf(a.minimum - lows[lane] / scale);

@@ -11,6 +11,7 @@ const KernelTable &kernels() {
       .rope = rope,
       .act_mul = act_mul,
       .add = add_scaled,
+      .cap = cap,
       .convert = convert,
       .attend = attend,
       .attend_workspace = attend_workspace,

@@ -1,0 +1,40 @@
+"""The kernels: typed, checked doors to the native code, numpy arrays in and out.
+
+Every function here has a twin of the same name in ``flyweight.kernels.reference`` that defines what it computes.
+Importing this package picks the instruction set (``FLYWEIGHT_ISA`` caps it) and the number of threads
+(``FLYWEIGHT_THREADS`` sets it); a value that cannot be followed raises KernelError. This package knows no model, no
+file and no storage format beyond the arrays it is given.
+"""
+
+from flyweight.kernels._native import LinearHandle
+from flyweight.kernels.attention import attend, cache_write
+from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
+from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
+from flyweight.kernels.grouping import activation_group
+from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
+from flyweight.kernels.selection import available_isas, isa, select, thread_count, use_isa, use_threads
+
+__all__ = [
+    "GptqBlock",
+    "LinearHandle",
+    "ScaleRule",
+    "act_mul",
+    "activation_group",
+    "add",
+    "attend",
+    "available_isas",
+    "cache_write",
+    "cap",
+    "gptq_block",
+    "isa",
+    "linear",
+    "prepare_int_group",
+    "prepare_plain",
+    "rms_norm",
+    "rope",
+    "thread_count",
+    "use_isa",
+    "use_threads",
+]
+
+select()

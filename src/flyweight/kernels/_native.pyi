@@ -1,0 +1,96 @@
+"""Types of the compiled module. Call it through the facade: nothing is checked here."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+class Storage:
+    float32: Storage
+    float16: Storage
+    bfloat16: Storage
+
+class Compute:
+    float32: Compute
+    bfloat16: Compute
+    int8: Compute
+
+class Activation:
+    silu: Activation
+    gelu_tanh: Activation
+    gelu: Activation
+
+class CacheType:
+    float32: CacheType
+    float16: CacheType
+    bfloat16: CacheType
+
+class LinearHandle:
+    """A packed weight. It holds its own copy and serves every instruction set."""
+
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def compute(self) -> str:
+        """``float32``, ``bfloat16`` or ``int8``."""
+    @property
+    def storage(self) -> str:
+        """``float32``, ``float16``, ``bfloat16``, ``uint8`` or ``uint4``."""
+
+Array = NDArray[Any]
+
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def use_isa(name: str) -> bool: ...
+def thread_count() -> int: ...
+def set_thread_count(count: int) -> None: ...
+def prepare_plain(weight: Array, source: Storage, compute: Compute) -> LinearHandle: ...
+def prepare_int_group(
+    codes: Array,
+    scales: Array,
+    zero_points: Array | None,
+    group: int,
+    activation_group: int,
+    four_bits: bool,
+    compute: Compute,
+) -> LinearHandle: ...
+def linear(x: Array, handle: LinearHandle, bias: Array | None, out: Array) -> None: ...
+def rms_norm(x: Array, weight: Array, out: Array, epsilon: float, weight_offset: float) -> None: ...
+def rope(x: Array, cosine: Array, sine: Array, out: Array) -> None: ...
+def act_mul(gate_up: Array, out: Array, activation: Activation) -> None: ...
+def add(x: Array, y: Array, out: Array, alpha: float) -> None: ...
+def cap(x: Array, out: Array, scale: float, softcap: float) -> None: ...
+def cache_write(
+    k: Array, v: Array, key_cache: Array, value_cache: Array, cache_type: CacheType, slots: Array
+) -> None: ...
+def attend(
+    q: Array,
+    key_cache: Array,
+    value_cache: Array,
+    cache_type: CacheType,
+    block_tables: Array,
+    query_starts: Array,
+    context_lengths: Array,
+    out: Array,
+    scale: float,
+    softcap: float,
+    window: int,
+) -> None: ...
+def gptq_block(
+    weight: Array,
+    inverse_cholesky: Array,
+    scales: Array,
+    zero_points: Array,
+    group_index: Array,
+    minimum: float,
+    maximum: float,
+    recompute: bool,
+    symmetric: bool,
+    scale_cache_type: CacheType,
+    codes: Array,
+    errors: Array,
+    losses: Array,
+) -> None: ...

@@ -1,0 +1,214 @@
+"""The slow twins: what each kernel computes, in plain numpy. They define; the kernels must agree.
+
+Linears and attention are summed in float64, so that a comparison measures the kernel's error and not the twin's;
+GPTQ is in float32, operation by operation, because there the very codes must agree. Checks nothing: the facade does.
+"""
+
+from dataclasses import dataclass
+from math import erf
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from flyweight.kernels.checks import Array, Float32
+from flyweight.kernels.columns import SMALLEST_SCALE, GptqBlock, ScaleRule
+from flyweight.kernels.grouping import activation_group
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearHandle:
+    """A weight as it was given: ``values`` are weights or codes; ``scales`` is None for a plain weight."""
+
+    values: Array
+    scales: Float32 | None
+    zero_points: NDArray[np.int8] | None
+    group_size: int
+    compute: str
+
+
+def prepare_plain(weight: Array, *, compute: Literal["float32", "bfloat16"]) -> LinearHandle:
+    return LinearHandle(values=weight, scales=None, zero_points=None, group_size=weight.shape[1], compute=compute)
+
+
+def prepare_int_group(
+    codes: NDArray[np.int8],
+    scales: Float32,
+    zero_points: NDArray[np.int8] | None,
+    *,
+    bits: int,
+    group_size: int,
+    compute: Literal["float32", "bfloat16", "int8"],
+) -> LinearHandle:
+    return LinearHandle(values=codes, scales=scales, zero_points=zero_points, group_size=group_size, compute=compute)
+
+
+def linear(x: Float32, handle: LinearHandle, bias: Float32 | None = None) -> Float64:
+    """``x @ weight.T + bias`` in the handle's compute, summed in float64."""
+    y = _codes_linear(x, handle) if handle.scales is not None else _plain_linear(x, handle)
+    return y if bias is None else y + bias
+
+
+def _plain_linear(x: Float32, handle: LinearHandle) -> Float64:
+    weight: Array = handle.values.astype(np.float32)
+    if handle.compute == "bfloat16":
+        x, weight = _bfloat16(x), _bfloat16(weight)
+    product: Float64 = x.astype(np.float64) @ weight.astype(np.float64).T
+    return product
+
+
+def _codes_linear(x: Float32, handle: LinearHandle) -> Float64:
+    assert handle.scales is not None
+    length = handle.group_size
+    steps = handle.values.astype(np.float32)
+    if handle.zero_points is not None:
+        steps -= np.repeat(handle.zero_points, length, axis=1)
+    scales = np.repeat(handle.scales, length, axis=1)
+    if handle.compute == "float32":
+        return x.astype(np.float64) @ (steps * scales).astype(np.float64).T
+    if handle.compute == "bfloat16":
+        return _bfloat16(x).astype(np.float64) @ (steps.astype(np.float64) * scales).T
+    quantized, input_scales = quantize_activations(x, length)
+    return (quantized * input_scales.astype(np.float64)) @ (steps.astype(np.float64) * scales).T
+
+
+def quantize_activations(x: Float32, group_size: int) -> tuple[Float32, Float32]:
+    """8-bit inputs for a weight with ``group_size`` inputs per scale: whole numbers and their scales, of x's shape.
+
+    The inputs of a row are cut by ``activation_group``; in each piece ``q = round(x * (127 / absmax))``, ties to even,
+    all in float32, and its scale is ``absmax / 127``. A piece whose absmax is at most 1e-30 is all zeros.
+    """
+    quantized, scales = np.zeros_like(x), np.zeros_like(x)
+    in_features = x.shape[1]
+    length = activation_group(in_features, group_size)
+    period = max(length, group_size)  # pieces restart with every group of the weight
+    for start in range(0, in_features, period):
+        stop_of_period = min(start + period, in_features)
+        for begin in range(start, stop_of_period, length):
+            piece = slice(begin, min(begin + length, stop_of_period))
+            absmax = np.abs(x[:, piece]).max(axis=1, keepdims=True)
+            alive = absmax > 1e-30
+            inverse = np.where(alive, np.float32(127) / np.where(alive, absmax, np.float32(1)), np.float32(0))
+            quantized[:, piece] = np.rint(x[:, piece] * inverse)
+            scales[:, piece] = np.where(alive, absmax / np.float32(127), np.float32(0))
+    return quantized, scales
+
+
+def rms_norm(x: Float32, weight: Float32, epsilon: float, weight_offset: float = 0.0) -> Float64:
+    wide = x.astype(np.float64)
+    factor = 1 / np.sqrt((wide * wide).mean(axis=-1, keepdims=True) + epsilon)
+    normed: Float64 = wide * factor * (weight.astype(np.float64) + weight_offset)
+    return normed
+
+
+def rope(x: Float32, cosine: Float32, sine: Float32) -> Float32:
+    half = cosine.shape[1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    c, s = cosine[:, None, :], sine[:, None, :]
+    return np.concatenate([first * c - second * s, second * c + first * s, rest], axis=-1)
+
+
+def act_mul(gate_up: Float32, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Float64:
+    gate, up = np.split(gate_up.astype(np.float64), 2, axis=1)
+    if activation == "silu":
+        share = 1 / (1 + np.exp(-gate))
+    elif activation == "gelu_tanh":
+        share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+    else:
+        share = 0.5 * (1 + np.vectorize(erf, otypes=[np.float64])(gate / np.sqrt(2)))
+    product: Float64 = gate * share * up
+    return product
+
+
+def add(x: Float32, y: Float32, alpha: float = 1.0) -> Float32:
+    return x + np.float32(alpha) * y
+
+
+def cap(x: Float32, scale: float, softcap: float = 0.0) -> Float64:
+    scaled: Float64 = np.float64(np.float32(scale)) * x
+    return scaled if softcap == 0 else softcap * np.tanh(scaled / softcap)
+
+
+def cache_write(k: Float32, v: Float32, key_cache: Array, value_cache: Array, slots: NDArray[np.int64]) -> None:
+    key_cache.reshape(-1, *k.shape[1:])[slots] = k.astype(key_cache.dtype)
+    value_cache.reshape(-1, *v.shape[1:])[slots] = v.astype(value_cache.dtype)
+
+
+def attend(
+    q: Float32,
+    key_cache: Array,
+    value_cache: Array,
+    block_tables: NDArray[np.int32],
+    query_starts: NDArray[np.int32],
+    context_lengths: NDArray[np.int32],
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+) -> Float64:
+    """One softmax per new token and head over all keys it may see."""
+    block_size, kv_heads = key_cache.shape[1], key_cache.shape[2]
+    out = np.zeros(q.shape, np.float64)
+    for sequence, length in enumerate(context_lengths):
+        blocks = block_tables[sequence, : -(-length // block_size)]
+        keys = key_cache[blocks].reshape(-1, *key_cache.shape[2:])[:length].astype(np.float64)
+        values = value_cache[blocks].reshape(-1, *value_cache.shape[2:])[:length].astype(np.float64)
+        begin, end = query_starts[sequence], query_starts[sequence + 1]
+        for token in range(begin, end):
+            position = length - (end - token)
+            seen = slice(max(0, position - window + 1) if window else 0, position + 1)
+            for head in range(q.shape[1]):
+                kv_head = head // (q.shape[1] // kv_heads)
+                scores = keys[seen, kv_head] @ q[token, head].astype(np.float64) * scale
+                if softcap:
+                    scores = softcap * np.tanh(scores / softcap)
+                weights = np.exp(scores - scores.max())
+                out[token, head] = weights @ values[seen, kv_head] / weights.sum()
+    return out
+
+
+def gptq_block(
+    weight: Float32,
+    inverse_cholesky: Float32,
+    scales: Float32,
+    zero_points: Float32,
+    group_index: NDArray[np.int32],
+    *,
+    minimum: int,
+    maximum: int,
+    rule: ScaleRule | None = None,
+) -> GptqBlock:
+    """The textbook loop: every column's error goes to all later columns at once."""
+    rows, width = weight.shape
+    codes, errors = np.zeros((rows, width), np.int8), np.zeros((rows, width), np.float32)
+    losses = np.zeros(rows, np.float32)
+    for i in range(width):
+        group = group_index[i]
+        if rule is not None and (i == 0 or group_index[i - 1] != group):
+            members = weight[:, group_index == group]
+            scales[:, group], zero_points[:, group] = _min_max(members, minimum, maximum, rule)
+        scale, zero = scales[:, group], zero_points[:, group]
+        code = np.clip(np.rint(weight[:, i] / scale) + zero, minimum, maximum).astype(np.float32)
+        error = (weight[:, i] - (code - zero) * scale) / inverse_cholesky[i, i]
+        weight[:, i + 1 :] -= error[:, None] * inverse_cholesky[i, i + 1 :]
+        codes[:, i], errors[:, i] = code.astype(np.int8), error
+        losses += error * error * np.float32(0.5)
+    return GptqBlock(codes=codes, errors=errors, losses=losses)
+
+
+def _min_max(members: Float32, minimum: int, maximum: int, rule: ScaleRule) -> tuple[Float32, Float32]:
+    span = np.float32(maximum - minimum)
+    low, high = np.minimum(members.min(axis=1), 0), np.maximum(members.max(axis=1), 0)
+    wide = np.maximum(-low, high) / (span / 2) if rule.symmetric else (high - low) / span
+    dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+    scale = wide.astype(dtypes[rule.scale_dtype]).astype(np.float32)
+    scale = np.where(scale < SMALLEST_SCALE, np.float32(1), scale)
+    zero = np.zeros_like(scale) if rule.symmetric else np.clip(np.rint(minimum - low / scale), minimum, maximum)
+    return scale, zero.astype(np.float32)
+
+
+def _bfloat16(values: Float32) -> Float32:
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)

@@ -1,0 +1,112 @@
+"""Which instruction set and how many threads the kernels use. Knows no kernel.
+
+FLYWEIGHT_ISA       generic, avx2 or avx512: the best the kernels may use (default: the best this CPU has)
+FLYWEIGHT_THREADS   threads of one call (default: the CPUs this process may use, container limits included)
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from flyweight.errors import KernelError
+from flyweight.kernels import _native
+
+KNOWN_ISAS = ("generic", "avx2", "avx512")
+MOST_THREADS = 1024
+
+
+def isa() -> str:
+    """The instruction set in use: ``generic``, ``avx2`` or ``avx512`` (F, BW, DQ, VL, VNNI, BF16)."""
+    return _native.isa()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction sets this CPU can run, slowest first."""
+    return tuple(_native.available_isas())
+
+
+def thread_count() -> int:
+    """How many threads work on one call."""
+    return _native.thread_count()
+
+
+@contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Run the block on another instruction set. It holds for the whole process: for tests and benchmarks.
+
+    Raises:
+        KernelError: ``name`` is unknown or this CPU lacks it.
+    """
+    before = isa()
+    _switch_isa(name, "isa")
+    try:
+        yield
+    finally:
+        _switch_isa(before, "isa")
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Run the block with another number of threads. It holds for the whole process: for tests and benchmarks.
+
+    Raises:
+        KernelError: ``count`` is not between 1 and 1024.
+    """
+    before = thread_count()
+    _switch_threads(count, "threads")
+    try:
+        yield
+    finally:
+        _switch_threads(before, "threads")
+
+
+def select(environment: Mapping[str, str] = os.environ) -> None:
+    """Follow ``FLYWEIGHT_ISA`` and ``FLYWEIGHT_THREADS``; called once, when the package is imported.
+
+    Raises:
+        KernelError: a value is unknown, out of range or beyond this CPU.
+    """
+    wanted = environment.get("FLYWEIGHT_ISA", "")
+    if wanted:
+        _switch_isa(wanted, "FLYWEIGHT_ISA")
+    threads = environment.get("FLYWEIGHT_THREADS", "")
+    if threads and not threads.isdecimal():
+        raise KernelError(f"FLYWEIGHT_THREADS={threads!r} is not a number; give 1 to {MOST_THREADS}, or leave it unset")
+    _switch_threads(int(threads) if threads else usable_cpus(), "FLYWEIGHT_THREADS")
+
+
+def usable_cpus() -> int:
+    """CPUs this process may keep busy: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs' worth of time the container may use, or None where there is no limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1") or not quota.isdecimal() or not period.isdecimal() or int(period) == 0:
+        return None
+    return int(quota) / int(period)
+
+
+def _switch_isa(name: str, setting: str) -> None:
+    if _native.use_isa(name):
+        return
+    reason = "is beyond this CPU" if name in KNOWN_ISAS else "is unknown"
+    raise KernelError(f"{setting}={name!r} {reason}; available here: {', '.join(available_isas())}")
+
+
+def _switch_threads(count: int, setting: str) -> None:
+    if not 1 <= count <= MOST_THREADS:
+        raise KernelError(f"{setting}={count} is out of range; give 1 to {MOST_THREADS}")
+    if count != thread_count():
+        _native.set_thread_count(count)
