@@ -90,7 +90,7 @@ def scale_codes(
 
 
 def stored_weight_bits(folder: Path) -> tuple[float, int]:
-    """Bits per weight over the quantized linears (codes, scales, zero points), and bytes of the whole folder's shards."""
+    """Bits per weight over the quantized linears (codes, scales, zero points), and the bytes of all shards."""
     bits = 0
     weights = 0
     for shard in sorted(folder.glob("*.safetensors")):

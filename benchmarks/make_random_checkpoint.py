@@ -145,7 +145,7 @@ SHAPES = {
 
 
 def write_tensor(stream: Any, name: str, shape: tuple[int, ...], generator: np.random.Generator) -> None:
-    """Append one tensor's bf16 bytes: norms 1, biases 0, matrices normal with the variance 1 / inputs (0.02 at most)."""
+    """Append one tensor's bf16 bytes: norms 1, biases 0, matrices normal (deviation 0.02 at most)."""
     if len(shape) == 1:
         value = 0.0 if name.endswith(".bias") else 1.0
         stream.write(np.full(shape, value, dtype=ml_dtypes.bfloat16).tobytes())
