@@ -12,10 +12,15 @@ from flyweight.runtime.ops import Ops
 
 def run_model(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
     """Logits (outputs, vocab_size) of the batch's ``output_rows``."""
+    return run_head(spec, ops, run_blocks(spec, ops, batch))
+
+
+def run_blocks(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
+    """What the head reads: the residual stream of the batch's ``output_rows`` after all blocks (outputs, hidden_size)."""
     x = ops.embed(spec.embedding, batch.token_ids)
     for block in spec.blocks:
         x = run_block(block, ops, x, batch)
-    return run_head(spec, ops, x[batch.output_rows])
+    return x[batch.output_rows]
 
 
 def run_block(block: BlockSpec, ops: Ops, x: Any, batch: Batch) -> Any:

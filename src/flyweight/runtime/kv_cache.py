@@ -62,13 +62,17 @@ class KVCache:
         """Keys and values of the decoder block with this index in the model."""
         return self.keys[index - self.first_layer], self.values[index - self.first_layer]
 
+    def blocks_needed(self, num_tokens: int) -> int:
+        """Blocks that a sequence of so many tokens owns."""
+        return -(-num_tokens // self.block_size)
+
     def grow(self, sequence: CachedSequence, new_length: int) -> None:
         """Give ``sequence`` the blocks that ``new_length`` tokens need.
 
         Raises:
             ResourceError: when the cache has too few free blocks; the sequence is then unchanged.
         """
-        missing = -(-new_length // self.block_size) - len(sequence.blocks)
+        missing = self.blocks_needed(new_length) - len(sequence.blocks)
         if missing > len(self._free):
             raise ResourceError(
                 f"the KV cache has {len(self._free)} free blocks of {self.block_size} tokens and {missing} are needed; "

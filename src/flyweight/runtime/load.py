@@ -1,0 +1,179 @@
+"""From a checkpoint to a model that runs: reads, packs, chooses sizes, and says in the log's first lines what it chose.
+
+It knows neither how a checkpoint is laid out nor how a backend computes.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from flyweight import kernels
+from flyweight.checkpoint.huggingface import Checkpoint, read_json
+from flyweight.checkpoint.weights import Weights
+from flyweight.errors import CheckpointError, ResourceError, UsageError
+from flyweight.formats.base import Array
+from flyweight.formats.plain import FLOAT_DTYPES, FloatName
+from flyweight.machine import Machine
+from flyweight.models import read_spec
+from flyweight.models.spec import ModelSpec
+from flyweight.progress import Progress, Silent
+from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
+from flyweight.runtime.language_model import LanguageModel
+from flyweight.runtime.native_ops import NativeOps
+from flyweight.runtime.ops import Ops
+from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
+from flyweight.runtime.sampling import SamplingOptions
+from flyweight.tokenizer import Tokenizer
+
+Backend = Literal["native", "torch"]
+DEFAULT_CONTEXTS = 16
+COMPUTES = ("auto", "float32", "bfloat16", "int8")
+
+log = logging.getLogger("flyweight")
+
+
+def load(
+    model: str | Path | Checkpoint,
+    *,
+    compute: ModelCompute = "auto",
+    backend: Backend = "native",
+    cache_tokens: int | None = None,
+    kv_dtype: FloatName = "float32",
+    progress: Progress | None = None,
+) -> LanguageModel:
+    """Load a checkpoint for running.
+
+    Args:
+        model: a folder, a hub id, or an opened checkpoint.
+        compute: what linear layers compute in. ``float32``; ``bfloat16``; ``int8``: integer weights take dynamically
+            quantized 8-bit inputs, plain ones bfloat16. ``auto``: float32 for models stored so entirely, else bfloat16,
+            and int8 inputs where the checkpoint asks for them.
+        backend: ``native``, this package's kernels, or ``torch``, the second opinion (needs the torch extra).
+        cache_tokens: tokens that the KV cache holds, all sequences together. Default: 16 contexts, but not more than a
+            quarter of the free memory; where that is less than one context, prompts are limited to it.
+        kv_dtype: how keys and values are stored.
+
+    Raises:
+        CheckpointError: when files are missing or damaged.
+        UnsupportedModelError: for an unknown architecture, or a compute that a layer's format does not have.
+        UsageError: for an unknown option.
+        ResourceError: when the cache does not fit into memory.
+    """
+    if compute not in COMPUTES:
+        raise UsageError(f"compute={compute!r} is unknown; choose {', '.join(COMPUTES)}")
+    if backend not in ("native", "torch"):
+        raise UsageError(f"backend={backend!r} is unknown; choose native or torch")
+    if kv_dtype not in FLOAT_DTYPES:
+        raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(FLOAT_DTYPES)}")
+    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
+    spec = read_spec(checkpoint.config)
+    weights = Weights.open(checkpoint, spec)
+    generation_config = _generation_config(checkpoint.folder)
+    tokenizer = Tokenizer.open(checkpoint.folder) if (checkpoint.folder / "tokenizer.json").is_file() else None
+    num_blocks = _num_cache_blocks(spec, cache_tokens, kv_dtype)
+    description = (
+        f"{Machine.detect().describe()}, {kernels.thread_count()} threads",
+        _describe(spec, weights, compute, backend),
+        f"KV cache {kv_dtype}, {num_blocks * BLOCK_SIZE} tokens",
+    )
+    for line in description:
+        log.info(line)
+    progress = progress if progress is not None else Silent()
+    cache: KVCache
+    ops: Ops
+    if backend == "native":
+        cache = _make_cache(spec, num_blocks, kv_dtype)
+        progress.start("load", len(spec.blocks) + 1)
+        ops = NativeOps(PreparedWeights.prepare(spec, weights, compute, progress.advance), cache)
+        progress.finish()
+    else:
+        cache = KVCache((), num_blocks=num_blocks)  # plans only: the torch side keeps keys and values itself
+        ops = _torch_ops(spec, weights, compute, num_blocks, kv_dtype)
+    return LanguageModel(
+        spec=spec,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        ops=ops,
+        cache=cache,
+        to_numpy=_as_it_is if backend == "native" else _from_torch,
+        default_options=SamplingOptions.from_generation_config(generation_config),
+        stop_ids=_stop_ids(spec, generation_config, tokenizer),
+        description=description,
+    )
+
+
+def _torch_ops(spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blocks: int, kv_dtype: FloatName) -> Ops:
+    if compute == "int8":
+        raise UsageError("compute='int8' is not available with backend='torch'; choose float32 or bfloat16")
+    if kv_dtype == "float16":
+        raise UsageError("kv_dtype='float16' is not available with backend='torch'; choose float32 or bfloat16")
+    from flyweight.runtime.torch_ops import TorchCache, TorchOps  # torch is an extra and takes seconds to import
+
+    cache = TorchCache(spec, num_blocks=num_blocks, dtype=kv_dtype)
+    return TorchOps(spec, weights, dtype=base_compute(spec, weights, compute), cache=cache)
+
+
+def _as_it_is(logits: Array) -> Array:
+    return logits
+
+
+def _from_torch(logits: Any) -> Array:
+    array: Array = logits.detach().float().cpu().numpy()
+    return array
+
+
+def _num_cache_blocks(spec: ModelSpec, cache_tokens: int | None, kv_dtype: FloatName) -> int:
+    if cache_tokens is not None:
+        if cache_tokens < BLOCK_SIZE:
+            raise UsageError(f"cache_tokens={cache_tokens} is not allowed; choose {BLOCK_SIZE} or more")
+        return -(-cache_tokens // BLOCK_SIZE)
+    affordable = Machine.detect().free_memory_bytes // 4 // (BLOCK_SIZE * _token_bytes(spec, kv_dtype))
+    return max(1, min(-(-DEFAULT_CONTEXTS * spec.max_positions // BLOCK_SIZE), affordable))
+
+
+def _token_bytes(spec: ModelSpec, kv_dtype: FloatName) -> int:
+    """Bytes of one token's keys and values in all blocks."""
+    values = sum(2 * block.attention.num_kv_heads * block.attention.head_dim for block in spec.blocks)
+    return values * FLOAT_DTYPES[kv_dtype].itemsize
+
+
+def _make_cache(spec: ModelSpec, num_blocks: int, kv_dtype: FloatName) -> KVCache:
+    try:
+        return KVCache(spec.blocks, num_blocks=num_blocks, dtype=kv_dtype)
+    except MemoryError:
+        wanted = num_blocks * BLOCK_SIZE * _token_bytes(spec, kv_dtype)
+        raise ResourceError(
+            f"a KV cache of {num_blocks * BLOCK_SIZE} tokens in {kv_dtype} takes {wanted / 1e9:.1f} GB, more than "
+            "there is; choose fewer cache_tokens, or kv_dtype='bfloat16'"
+        ) from None
+
+
+def _describe(spec: ModelSpec, weights: Weights, compute: ModelCompute, backend: Backend) -> str:
+    """Which formats and compute types a model runs in, counted over its linear layers."""
+    base = base_compute(spec, weights, compute)
+    counts = Counter(
+        f"{weights.format(linear).name} in {linear_compute(linear, weights, compute, base)}" for linear in spec.linears
+    )
+    layers = ", ".join(f"{count} {text}" for text, count in counts.most_common())
+    head = weights.head_format(spec).name
+    return f"{spec.architecture}, {len(spec.blocks)} blocks on {backend} kernels; linear layers: {layers}; head {head}"
+
+
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    """generation_config.json; empty where there is none."""
+    path = folder / "generation_config.json"
+    return read_json(path, "repair it or remove it") if path.is_file() else {}
+
+
+def _stop_ids(spec: ModelSpec, generation_config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Ids that end an answer, from all files that name any; BOS is one, since it begins the next text."""
+    given = generation_config.get("eos_token_id")
+    named = given if isinstance(given, list) else [given]
+    if not all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in named):
+        raise CheckpointError(f"generation_config.json: eos_token_id is {given!r}; it must be an id or a list of ids")
+    found = [*spec.eos_token_ids, *named, spec.bos_token_id]
+    if tokenizer is not None:
+        found += [tokenizer.eos_token_id, tokenizer.bos_token_id]
+    return frozenset(one for one in found if one is not None)
