@@ -45,6 +45,16 @@ def test_answers_are_judged_per_task_and_flips_counted(tmp_path: Path) -> None:
     assert [one.is_right for one in found.answers] == [True, False, False, True, True, False, True, True]
 
 
+def test_a_folder_stands_for_its_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(line(0, "sum", distance=12))
+    (tmp_path / "a.jsonl").write_text(line(0))
+    (tmp_path / "notes.txt").write_text("not read")
+    found = read_golden(tmp_path)
+    assert [prompt.id for prompt in found.prompts] == ["json-0", "sum-0"]
+    (tmp_path / "b.jsonl").write_text(line(0, "sum", expected="other"))
+    assert read_golden(tmp_path).sha256 != found.sha256
+
+
 def test_alone_there_are_no_flips(tmp_path: Path) -> None:
     golden = read_golden(write(tmp_path, line(0)))
     (task,) = judge_golden(golden, ["a0"], None, confidence=0.95).tasks
@@ -60,7 +70,7 @@ def test_a_part_of_each_task_can_be_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "holds no prompts; each line must be an object with id, task"),
+        ([], "holds no golden prompts; each line must be an object with id, task"),
         (["{"], "line 1 is not JSON"),
         (["[]"], "line 1 is not an object"),
         ([line(0), line(1, expcted="x")], "line 2 has an unknown field 'expcted'.*did you mean 'expected'"),

@@ -28,6 +28,13 @@ def test_a_plain_file_is_one_document_as_it_is(tmp_path: Path) -> None:
     assert read_text(write(tmp_path, "a.md", "  x \n y\n")).documents == ("  x \n y\n",)
 
 
+def test_a_text_that_starts_with_bos_has_a_document_after_each(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "<s>One.</s><s>Two\n<|endoftext|>\n</s>")
+    assert read_text(path, bos_text="<s>").documents == ("One.</s>", "Two\n<|endoftext|>\n</s>")
+    assert len(read_text(path).documents) == 2
+    assert read_text(path, bos_text="<bos>").documents[0] == "<s>One.</s><s>Two"
+
+
 def test_jsonl_holds_a_document_a_line(tmp_path: Path) -> None:
     found = read_text(write(tmp_path, "a.jsonl", '{"text": "a\\u2028b"}\n\n{"text": "c", "id": 3}\n'))
     assert found.documents == ("a\u2028b", "c")

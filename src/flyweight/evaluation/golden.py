@@ -1,7 +1,8 @@
 """Golden prompts: greedy answers compared with exact expected ones, and which answers flipped against the original.
 
 A golden file is JSONL; each line is ``{"id": ..., "task": ..., "messages": [...], "expected": ..., "max_tokens": ...}``
-with the messages up to the answer. An answer is right when it equals ``expected`` after both are stripped.
+with the messages up to the answer. An answer is right when it equals ``expected`` after both are stripped. A folder
+stands for all its ``.jsonl`` files in the order of their names.
 """
 
 import hashlib
@@ -14,8 +15,13 @@ from typing import Any
 from flyweight.errors import DataError, nearest
 from flyweight.evaluation.statistics import Figure, mcnemar, paired_difference, wilson
 from flyweight.evaluation.text import numbered_lines, read_bytes
+from flyweight.progress import Progress
+from flyweight.runtime.language_model import LanguageModel
+from flyweight.runtime.sampling import SamplingOptions
+from flyweight.tokenizer import Tokenizer
 
 FIELDS = {"id": str, "task": str, "messages": list, "expected": str, "max_tokens": int}
+NOTES = ("distance",)  # fields that say something about a prompt and decide nothing
 ALL_TASKS = "all"
 
 
@@ -32,7 +38,7 @@ class GoldenPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenSet:
-    """Prompts in order. ``sha256`` is over the file's bytes."""
+    """Prompts in order. ``sha256`` is over the files' lengths and bytes."""
 
     name: str
     sha256: str
@@ -80,31 +86,38 @@ class GoldenResult:
 
 
 def read_golden(path: str | Path, *, max_per_task: int | None = None) -> GoldenSet:
-    """Read a golden file; with ``max_per_task`` the first so many prompts of each task.
+    """Read golden prompts; with ``max_per_task`` the first so many of each task.
 
     Raises:
-        DataError: when the file is missing, empty, or a line lacks a field or has an unknown one.
+        DataError: when there is no such file, none has a prompt, or a line lacks a field or has an unknown one.
     """
     source = Path(path)
-    raw = read_bytes(source, "golden file")
+    files = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
+    digest = hashlib.sha256()
     kept: list[GoldenPrompt] = []
     counts: dict[str, int] = {}
     seen: set[str] = set()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"golden file {source} is not UTF-8 (byte {error.start}); convert it first") from None
-    for number, line in numbered_lines(text):
-        prompt = _read_prompt(line, f"golden file {source} line {number}")
-        if prompt.id in seen:
-            raise DataError(f"golden file {source} line {number} repeats the id {prompt.id!r}; ids must differ")
-        seen.add(prompt.id)
-        counts[prompt.task] = counts.get(prompt.task, 0) + 1
-        if max_per_task is None or counts[prompt.task] <= max_per_task:
-            kept.append(prompt)
+    for file in files:
+        raw = read_bytes(file, "golden file")
+        digest.update(f"{len(raw)}\n".encode() + raw)
+        for number, line in numbered_lines(_decode(raw, file)):
+            prompt = _read_prompt(line, f"golden file {file} line {number}")
+            if prompt.id in seen:
+                raise DataError(f"golden file {file} line {number} repeats the id {prompt.id!r}; ids must differ")
+            seen.add(prompt.id)
+            counts[prompt.task] = counts.get(prompt.task, 0) + 1
+            if max_per_task is None or counts[prompt.task] <= max_per_task:
+                kept.append(prompt)
     if not kept:
-        raise DataError(f"golden file {source} holds no prompts; each line must be an object with {', '.join(FIELDS)}")
-    return GoldenSet(name=source.name, sha256=hashlib.sha256(raw).hexdigest(), prompts=tuple(kept))
+        raise DataError(f"{source} holds no golden prompts; each line must be an object with {', '.join(FIELDS)}")
+    return GoldenSet(name=source.name, sha256=digest.hexdigest(), prompts=tuple(kept))
+
+
+def _decode(raw: bytes, file: Path) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"golden file {file} is not UTF-8 (byte {error.start}); convert it first") from None
 
 
 def _read_prompt(line: str, where: str) -> GoldenPrompt:
@@ -115,8 +128,9 @@ def _read_prompt(line: str, where: str) -> GoldenPrompt:
     if not isinstance(entry, dict):
         raise DataError(f"{where} is not an object with {', '.join(FIELDS)}")
     for name in entry:
-        if name not in FIELDS:
-            raise DataError(f"{where} has an unknown field {name!r}; known: {', '.join(FIELDS)}{nearest(name, FIELDS)}")
+        if name not in FIELDS and name not in NOTES:
+            known = (*FIELDS, *NOTES)
+            raise DataError(f"{where} has an unknown field {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     for name, kind in FIELDS.items():
         if not isinstance(entry.get(name), kind) or isinstance(entry[name], bool):
             raise DataError(f"{where} needs a field {name!r} of type {kind.__name__}")
@@ -137,6 +151,33 @@ def _read_prompt(line: str, where: str) -> GoldenPrompt:
         expected=entry["expected"],
         max_tokens=entry["max_tokens"],
     )
+
+
+def check_golden(golden: GoldenSet, tokenizer: Tokenizer, context_length: int) -> None:
+    """See that every prompt can be asked, before any model runs.
+
+    Raises:
+        DataError: naming the first prompt that leaves no room for its answer.
+        UsageError: when the model has no chat template or it refuses a conversation.
+    """
+    for prompt in golden.prompts:
+        num_tokens = len(tokenizer.encode_chat(prompt.messages))
+        if num_tokens >= context_length:
+            raise DataError(
+                f"golden prompt {prompt.id!r} has {num_tokens} tokens and the context holds {context_length}; "
+                "shorten it or leave it out"
+            )
+
+
+def answer_golden(model: LanguageModel, golden: GoldenSet, progress: Progress) -> list[str]:
+    """Greedy answers in the order of the prompts."""
+    # Penalties that generation_config.json may ask for are switched off: they would not be greedy.
+    options = [
+        SamplingOptions(temperature=0.0, repetition_penalty=1.0, max_tokens=prompt.max_tokens)
+        for prompt in golden.prompts
+    ]
+    prompts = [prompt.messages for prompt in golden.prompts]
+    return [one.text for one in model.generate(prompts, options, progress=progress)]
 
 
 def judge_golden(

@@ -30,7 +30,7 @@ class ModelFacts:
     bits_per_weight: float
     formats: dict[str, int]
     compute: str
-    backend: str
+    kernels: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

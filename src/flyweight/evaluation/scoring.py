@@ -1,7 +1,7 @@
 """Run a plan through models and gather what the figures need, a chunk of logits at a time.
 
-Never more than one chunk of each model's logits is held. The original's predictions come from disk where they are
-stored; else the original runs: into the store when they fit there, or side by side with the candidate when not.
+Never more than one chunk of each model's logits is held. The original's predictions are stored once and read for
+every candidate; where they do not fit on disk, both models run side by side.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from flyweight.errors import UsageError
 from flyweight.evaluation.distributions import RowStatistics, kl_divergence, row_statistics
-from flyweight.evaluation.log_probabilities import KL_ERROR, LOGIT_ERROR, PredictionCache
+from flyweight.evaluation.log_probabilities import KL_ERROR, LOGIT_ERROR, PredictionCache, StoredPredictions
 from flyweight.evaluation.protocol import ScoringPlan
 from flyweight.progress import Progress
 
@@ -54,6 +54,7 @@ def scored_logits(model: Scorer, plan: ScoringPlan, *, chunk_tokens: int) -> Ite
 
 def score_alone(model: Scorer, plan: ScoringPlan, *, chunk_tokens: int, progress: Progress) -> RowStatistics:
     """Statistics of one model."""
+    progress.start("tokens scored", plan.num_rows)
     gathered = _Gathered(plan)
     for start, logits in scored_logits(model, plan, chunk_tokens=chunk_tokens):
         gathered.add(start, logits)
@@ -61,8 +62,7 @@ def score_alone(model: Scorer, plan: ScoringPlan, *, chunk_tokens: int, progress
     return gathered.finish()
 
 
-def score_against(
-    candidate: Scorer,
+def store_predictions(
     original: Scorer,
     plan: ScoringPlan,
     *,
@@ -71,29 +71,23 @@ def score_against(
     cache: PredictionCache,
     chunk_tokens: int,
     progress: Progress,
-) -> tuple[RowStatistics, Divergence]:
-    """Statistics of the candidate, and its divergence from the original on the same tokens.
-
-    Args:
-        vocab_size: logits in a row; both models must have as many.
-        key: names the original's predictions on this plan in the cache.
-    """
-    refusal = cache.refusal(plan.num_rows, vocab_size)
+) -> StoredPredictions:
+    """Run the original once and keep its predictions under ``key``."""
+    progress.start("the original's predictions", plan.num_rows)
+    with cache.write(key, plan.num_rows, vocab_size) as writer:
+        for start, logits in scored_logits(original, plan, chunk_tokens=chunk_tokens):
+            writer.append(logits, row_statistics(logits, plan.targets[start : start + len(logits)]))
+            progress.advance(len(logits))
     stored = cache.find(key, plan.num_rows, vocab_size)
-    if stored is None and refusal is not None:
-        return _side_by_side(candidate, original, plan, refusal, chunk_tokens=chunk_tokens, progress=progress)
     if stored is None:
-        progress.start("the original's predictions", plan.num_rows)
-        with cache.write(key, plan.num_rows, vocab_size) as writer:
-            for start, logits in scored_logits(original, plan, chunk_tokens=chunk_tokens):
-                targets = plan.targets[start : start + len(logits)]
-                writer.append(logits, row_statistics(logits, targets))
-                progress.advance(len(logits))
-        stored = cache.find(key, plan.num_rows, vocab_size)
-        if stored is None:
-            raise UsageError(
-                f"the predictions stored under {cache.folder / key} are gone; is another process clearing it?"
-            )
+        raise UsageError(f"predictions just stored in {cache.folder / key} are gone; is another process clearing it?")
+    return stored
+
+
+def compare_with_stored(
+    candidate: Scorer, stored: StoredPredictions, plan: ScoringPlan, *, chunk_tokens: int, progress: Progress
+) -> tuple[RowStatistics, Divergence]:
+    """Statistics of the candidate, and its divergence from predictions that were stored for the same plan."""
     progress.start("predictions compared", plan.num_rows)
     kl = np.empty(plan.num_rows, np.float64)
     gathered = _Gathered(plan)
@@ -108,9 +102,10 @@ def score_against(
     return gathered.finish(), Divergence(kl=kl, original=stored.statistics, source=source)
 
 
-def _side_by_side(
-    candidate: Scorer, original: Scorer, plan: ScoringPlan, refusal: str, *, chunk_tokens: int, progress: Progress
+def compare_side_by_side(
+    candidate: Scorer, original: Scorer, plan: ScoringPlan, *, reason: str, chunk_tokens: int, progress: Progress
 ) -> tuple[RowStatistics, Divergence]:
+    """The same with both models running, one chunk each at a time. ``reason`` says why nothing was stored."""
     progress.start("both models side by side", plan.num_rows)
     kl = np.empty(plan.num_rows, np.float64)
     ours, theirs = _Gathered(plan), _Gathered(plan)
@@ -123,7 +118,7 @@ def _side_by_side(
         theirs.add(start, original_logits)
         kl[start : start + len(candidate_logits)] = kl_divergence(original_logits, candidate_logits)
         progress.advance(len(candidate_logits))
-    source = f"both models ran side by side in float32, nothing stored ({refusal})"
+    source = f"both models ran side by side in float32, nothing stored ({reason})"
     return ours.finish(), Divergence(kl=kl, original=theirs.finish(), source=source)
 
 

@@ -28,12 +28,13 @@ def count_words(document: str) -> int:
     return len(re.split(r"\s+", document))
 
 
-def read_text(path: str | Path) -> EvaluationText:
+def read_text(path: str | Path, *, bos_text: str | None = None) -> EvaluationText:
     """Read documents from a file.
 
-    A ``.jsonl`` file holds one document a line, as the string under ``text``. Any other file is text, whose
-    documents are separated by lines that hold only ``<|endoftext|>``; without such a line it is one document.
-    White space around a document separated so is not part of it.
+    A ``.jsonl`` file holds one document a line, as the string under ``text``. Any other file is text: one that starts
+    with ``bos_text`` (the tokenizer's BOS, written out) has a document after each; else documents are separated by
+    lines that hold only ``<|endoftext|>``; without such a line the file is one document. White space around a
+    document separated so is not part of it. The separators are part of no document.
 
     Raises:
         DataError: when the file is missing, not UTF-8, holds no text, or a line of it is not such an object.
@@ -46,6 +47,8 @@ def read_text(path: str | Path) -> EvaluationText:
         raise DataError(f"evaluation text {source} is not UTF-8 (byte {error.start}); convert it first") from None
     if source.suffix == ".jsonl":
         documents = tuple(_document(line, source, number) for number, line in numbered_lines(text))
+    elif bos_text and text.startswith(bos_text):
+        documents = tuple(text.split(bos_text))
     else:
         parts = re.split(rf"^{re.escape(SEPARATOR)}[ \t]*\r?$", text, flags=re.MULTILINE)
         documents = (text,) if len(parts) == 1 else tuple(part.strip() for part in parts)

@@ -5,7 +5,7 @@ It knows numbers and words only: not models, compression or evaluation, which fi
 
 from flyweight.reporting.page import Block, Facts, Page, Plot, Text, Verdict, render_page, write_page
 from flyweight.reporting.plots import Series, plot_bars, plot_counts, plot_histogram, plot_lines, plot_points
-from flyweight.reporting.table import Table, print_table
+from flyweight.reporting.table import Table, open_console, print_table
 from flyweight.reporting.units import format_bytes, format_interval, format_seconds, parse_bytes
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "format_bytes",
     "format_interval",
     "format_seconds",
+    "open_console",
     "parse_bytes",
     "plot_bars",
     "plot_counts",

@@ -1,10 +1,14 @@
 """One table, shown on a terminal or in a page."""
 
+import os
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
+
+PIPED_WIDTH = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +36,24 @@ class Table:
                 )
 
 
+def open_console() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for our tables where it is a file or a pipe."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=PIPED_WIDTH)
+
+
 def print_table(table: Table, console: Console | None = None) -> None:
     """Print ``table``; the cells are taken literally (no rich markup). Wide tables are folded, never cut."""
-    console = console if console is not None else Console()
+    console = console if console is not None else open_console()
     drawn = RichTable(
         title=Text(table.title, style="bold"),
         title_justify="left",
         caption_justify="left",
-        show_edge=False,
+        box=SIMPLE_HEAD,
         pad_edge=False,
+        show_header=any(table.columns),
     )
     if table.note:
         drawn.caption = Text(table.note, style="dim")
