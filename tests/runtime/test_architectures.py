@@ -25,12 +25,22 @@ from flyweight.models import read_spec  # noqa: E402
 from flyweight.models.spec import AttentionSpec, BlockSpec, ModelSpec  # noqa: E402
 from flyweight.runtime.decoder import run_model  # noqa: E402
 from flyweight.runtime.kv_cache import CachedSequence, KVCache  # noqa: E402
+from flyweight.runtime.native_ops import NativeOps, PreparedWeights  # noqa: E402
 from flyweight.runtime.ops import Ops  # noqa: E402
 from flyweight.runtime.torch_ops import TorchCache, TorchOps  # noqa: E402
 
 TOLERANCE = 1e-4
 NUM_BLOCKS, BLOCK_SIZE = 16, 4
 PREFIX = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and on a busy machine they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +272,12 @@ def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
     return TorchOps(spec, weights, cache=cache), KVCache((), num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
 
 
-BACKENDS: dict[str, Callable[[ModelSpec, Weights], tuple[Ops, KVCache]]] = {"torch": torch_ops}
+def native_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
+    cache = KVCache(spec.blocks, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    return NativeOps(PreparedWeights.prepare(spec, weights, "float32"), cache), cache
+
+
+BACKENDS: dict[str, Callable[[ModelSpec, Weights], tuple[Ops, KVCache]]] = {"torch": torch_ops, "native": native_ops}
 
 
 def compare(example: Example, backend: str) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,15 @@ from flyweight.runtime.kv_cache import CachedSequence, KVCache  # noqa: E402
 from flyweight.runtime.torch_ops import TorchCache, TorchOps  # noqa: E402
 
 TOKENS = [[5, 9, 77, 3, 41, 18, 60, 7, 7, 120, 33], [8, 64, 2, 19]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and on a busy machine they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
