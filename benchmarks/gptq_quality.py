@@ -115,7 +115,10 @@ def ours_command(arguments: argparse.Namespace, scheme: Scheme, method: str, tok
     )
     command = [arguments.flyweight_python, "-m", "flyweight", "compress", str(arguments.model), str(out)]
     command += ["--recipe", str(recipe)]
-    return command + (["--calibration", str(tokens)] if method == "gptq" else [])
+    if method == "gptq":
+        command += ["--calibration", str(tokens), "--sequences", str(CALIBRATION_SAMPLES)]
+        command += ["--sequence-length", str(CALIBRATION_LENGTH)]
+    return command
 
 
 def peer_command(arguments: argparse.Namespace, scheme: Scheme, method: str, tokens: Path, out: Path) -> list[str]:

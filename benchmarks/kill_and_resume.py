@@ -1,0 +1,117 @@
+"""Kill a compression three times at random moments, resume it, and compare every output file with an uninterrupted run.
+
+    python benchmarks/kill_and_resume.py --work DIR -- compress MODEL OUT --recipe gptq-int4 --calibration FILE
+
+The words behind ``--`` are a flyweight command line in which OUT stands for the output folder. The moments are drawn
+from a seed, as shares of the uninterrupted run's time. SIGKILL leaves the process no chance to tidy up; a run that
+finishes before its moment comes counts as a failure of the test, not as a success. Exit status 1 where a file differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def digests(folder: Path, ignored: list[str]) -> dict[str, str]:
+    """SHA-256 of every file below ``folder`` by relative path, without the ignored names."""
+    result = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in ignored:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while piece := file.read(8 << 20):
+                    digest.update(piece)
+            result[name] = digest.hexdigest()
+    return result
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start in a process group of its own, so that a kill reaches any children too."""
+    with log.open("ab") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def run_to_end(command: list[str], log: Path) -> float:
+    """Run, demand success, return the seconds."""
+    started = time.perf_counter()
+    status = start(command, log).wait()
+    if status != 0:
+        raise SystemExit(f"the command ended with {status}:\n{log.read_text()[-2000:]}")
+    return time.perf_counter() - started
+
+
+def kill_after(command: list[str], seconds: float, log: Path) -> None:
+    """Run for ``seconds``, then SIGKILL the process group."""
+    process = start(command, log)
+    try:
+        status = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return
+    raise SystemExit(f"the command ended with {status} before it could be killed at {seconds:.1f} s; see {log}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="new folder for both outputs and the logs")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with Flyweight")
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--ignore",
+        nargs="*",
+        default=["report.json", "report.html"],
+        help="files that hold times and so differ between any two runs",
+    )
+    parser.add_argument("command", nargs="+", help="flyweight's words, with OUT for the output folder")
+    arguments = parser.parse_args()
+    if "OUT" not in arguments.command:
+        parser.error("the command needs the word OUT where the output folder goes")
+    return arguments
+
+
+def main() -> int:
+    """Run, kill, resume, compare; returns the exit status."""
+    arguments = parse_arguments()
+    arguments.work.mkdir(parents=True)
+    whole, killed = arguments.work / "uninterrupted", arguments.work / "killed"
+
+    def command(out: Path) -> list[str]:
+        words = [str(out) if word == "OUT" else word for word in arguments.command]
+        return [arguments.python, "-m", "flyweight", *words]
+
+    seconds = run_to_end(command(whole), arguments.work / "uninterrupted.log")
+    print(f"uninterrupted: {seconds:.1f} s", flush=True)
+    chooser = random.Random(arguments.seed)
+    log = arguments.work / "killed.log"
+    for number in range(arguments.kills):
+        # The shares sum to less than one, so that even a job that lost nothing is still running at each kill.
+        moment = seconds * chooser.uniform(0.05, 0.9 / arguments.kills)
+        kill_after(command(killed), moment, log)
+        print(f"kill {number + 1}: SIGKILL after {moment:.1f} s", flush=True)
+        if killed.exists():
+            raise SystemExit(
+                f"{killed} exists although the job was killed: an unfinished output must not look finished"
+            )
+    print(f"resumed to the end in {run_to_end(command(killed), log):.1f} s", flush=True)
+
+    expected, actual = digests(whole, arguments.ignore), digests(killed, arguments.ignore)
+    differing = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+    print(json.dumps({"files": len(expected), "ignored": arguments.ignore, "differing": differing}))
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
