@@ -26,6 +26,10 @@ class Assignment:
     def needs_inputs(self) -> bool:
         return self.method is not None and self.method.needs_inputs
 
+    @property
+    def wants_targets(self) -> bool:
+        return self.method is not None and self.method.wants_targets(self.options)
+
 
 def resolve(
     recipe: Recipe,

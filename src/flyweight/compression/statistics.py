@@ -37,8 +37,8 @@ class Factor:
 class InputStatistics:
     """X^T X of the inputs of linears that share them, for ``in_features`` inputs.
 
-    The matrix is factored in its own memory, so the Hessian itself is gone once :meth:`factor` was called; asking for
-    the same factor again is free, for another one an error of ours.
+    The matrix is factored in its own memory: no inputs can come after the first :meth:`factor`, and a factor is gone
+    once another one was asked for. Asking for the same one again is free.
     """
 
     def __init__(self, in_features: int, *, like: Any = None) -> None:
@@ -91,12 +91,16 @@ class InputStatistics:
             numpy.linalg.LinAlgError: when even damping 1 does not help (inputs that are not finite).
         """
         key = (b"" if order is None else order.tobytes(), damping)
-        if self._factor is not None:
-            assert self._factor[0] == key, "the Hessian was already factored in another way"
-            return self._factor[1]
         diagonal = self.diagonal
         xp = array_namespace(diagonal)
-        mirror(self._hessian, source="upper")
+        if self._factor is None:
+            mirror(self._hessian, source="upper")
+        elif self._factor[0] == key:
+            return self._factor[1]
+        else:  # the lower triangle still holds the Hessian, in the order of the last factor
+            mirror(self._hessian, source="lower")
+            if self._factor[1].order is not None:
+                permute_symmetric(self._hessian, np.argsort(self._factor[1].order))
         if order is not None:
             permute_symmetric(self._hessian, order)
             diagonal = xp.take(diagonal, xp.asarray(order))

@@ -1,0 +1,62 @@
+"""Calibration sequences of equal length in pieces that run at once, each with its batch and a cache it may reuse.
+
+The pieces depend on the sequences' shape alone, so what is computed does not depend on how much memory there is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from flyweight.models.spec import BlockSpec
+from flyweight.runtime.batch import Batch
+from flyweight.runtime.kv_cache import BLOCK_SIZE, CachedSequence, KVCache
+
+TOKENS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of the calibration tokens, whole sequences, and the batch that runs them."""
+
+    start: int
+    stop: int
+    batch: Batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sequences:
+    """``count`` sequences of ``length`` tokens."""
+
+    count: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.count * self.length
+
+    @property
+    def sequences_at_once(self) -> int:
+        return min(self.count, max(1, TOKENS_AT_ONCE // self.length))
+
+    @property
+    def tokens_at_once(self) -> int:
+        return self.sequences_at_once * self.length
+
+    def cache(self, block: BlockSpec) -> KVCache:
+        """A cache of one layer that holds one piece."""
+        num_blocks = self.sequences_at_once * -(-self.length // BLOCK_SIZE)
+        return KVCache([block], num_blocks=num_blocks, dtype="float32")
+
+    def pieces(self, cache: KVCache) -> Iterator[Piece]:
+        """All pieces in order. Each overwrites the cache of the one before, and reads nothing it has not written."""
+        made: dict[int, Batch] = {}
+        placeholder = np.zeros(self.length, np.int32)
+        for first in range(0, self.count, self.sequences_at_once):
+            count = min(self.sequences_at_once, self.count - first)
+            if count not in made:
+                owners = [CachedSequence() for _ in range(count)]
+                made[count] = cache.plan(owners, [placeholder] * count)
+                for owner in owners:
+                    cache.release(owner)
+            yield Piece(start=first * self.length, stop=(first + count) * self.length, batch=made[count])
