@@ -351,6 +351,8 @@ def test_gemma3_wrapper_is_read_for_its_text_model() -> None:
 def test_options_of_families() -> None:
     assert {block.attention.window for block in read_spec(MISTRAL_7B).blocks} == {4096}
     assert {block.attention.window for block in read_spec(QWEN25_05B).blocks} == {0}
+    named = read_spec(MISTRAL_7B | {"layer_types": ["sliding_attention", "full_attention"] * 16})
+    assert [block.attention.window for block in named.blocks] == [4096, 0] * 16
     sliding = read_spec(QWEN25_05B | {"use_sliding_window": True})
     assert [block.attention.window for block in sliding.blocks] == [0] * 21 + [32768] * 3
     smollm3 = read_spec(SMOLLM3)

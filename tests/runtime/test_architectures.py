@@ -170,7 +170,7 @@ CASES = [
         embedding_multiplier=6.0,
         attention_multiplier=0.11,
         residual_multiplier=0.22,
-        logits_scaling=0.3,
+        logits_scaling=2.5,
         tie_word_embeddings=True,
     ),
     case("granite", "biases", attention_bias=True, mlp_bias=True, attention_multiplier=0.25),
@@ -214,7 +214,7 @@ def build(case: Case, folder: Path) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            spread = 1.0 if "embed_tokens" in name else 0.15 if parameter.ndim == 2 else 0.3
+            spread = 0.5 if "embed_tokens" in name else 0.15 if parameter.ndim == 2 else 0.3
             noise = torch.randn_like(parameter) * spread
             parameter.copy_(noise if parameter.ndim == 2 or name.endswith("bias") else parameter + noise)
     model.eval()

@@ -55,13 +55,12 @@ def rope_table(rope: RopeSpec, positions: Integers, sequence_length: int | Integ
 
     Feature i of a head is rotated with feature i + rotary_dim / 2.
     """
-    lengths = np.unique(sequence_length)
-    regimes = {_regime(rope, int(length)) for length in lengths}
-    if len(regimes) <= 1:
-        frequencies = _inverse_frequencies(rope, regimes.pop() if regimes else 0)[None, :]
+    if rope.kind in ("dynamic", "longrope"):
+        lengths, of_token = np.unique(np.broadcast_to(sequence_length, positions.shape), return_inverse=True)
+        rows = [inverse_frequencies(rope, int(length)) for length in lengths]
+        frequencies = np.array(rows).reshape(len(rows), rope.rotary_dim // 2)[of_token]
     else:
-        per_token = np.broadcast_to(np.asarray(sequence_length), positions.shape)
-        frequencies = np.stack([inverse_frequencies(rope, int(length)) for length in per_token])
+        frequencies = _inverse_frequencies(rope, 0)[None, :]
     # The angle is rounded to float32 as in the implementations the models were trained and published with: at
     # position 8000 an exact angle would be 5e-4 radians away from what the weights know.
     angles = positions.astype(np.float32)[:, None] * frequencies.astype(np.float32)

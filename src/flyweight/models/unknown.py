@@ -29,7 +29,7 @@ def linears_without_spec(shapes: Mapping[str, tuple[int, ...]]) -> tuple[LinearS
         if name == tensor or len(shape) != 2 or min(shape) < 2:
             continue
         parts = name.split(".")
-        if any(NOT_LINEAR.search(part) for part in parts[-1:]) or _is_table(parts):
+        if NOT_LINEAR.search(parts[-1]) or _is_table(parts):
             continue
         bias = shapes.get(f"{name}.bias")
         if bias is not None and bias != (shape[0],):
