@@ -16,7 +16,7 @@ def run_model(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
 
 
 def run_blocks(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
-    """What the head reads: the residual stream of the batch's ``output_rows`` after all blocks (outputs, hidden_size)."""
+    """What the head reads: the residual stream (outputs, hidden_size) of ``output_rows`` after all blocks."""
     x = ops.embed(spec.embedding, batch.token_ids)
     for block in spec.blocks:
         x = run_block(block, ops, x, batch)

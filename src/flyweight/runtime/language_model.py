@@ -4,7 +4,7 @@ It joins text (tokenizer, chat template) with the engine, which knows token ids 
 are stored or which backend computes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,8 +160,10 @@ class LanguageModel:
         self._check_ids(ids)
         return ids
 
-    def stream(self, prompt: Prompt, options: SamplingOptions | None = None) -> Iterator[TextPiece]:
+    def stream(self, prompt: Prompt, options: SamplingOptions | None = None) -> Generator[TextPiece, None, None]:
         """Answer one prompt; the pieces of text as they come, the last with the whole completion.
+
+        Closing the generator stops the answer and gives its cache back.
 
         Fields of ``options`` left None are taken from ``default_options``.
 

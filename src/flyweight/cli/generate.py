@@ -1,0 +1,160 @@
+"""``flyweight generate``: one prompt in, one answer out, as it is made."""
+
+import json as json_format
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.errors import UsageError
+from flyweight.formats.plain import FloatName
+from flyweight.models import read_spec
+from flyweight.progress import Bar, Silent
+from flyweight.runtime.generation import Completion, check_room
+from flyweight.runtime.language_model import Message, encode_prompt
+from flyweight.runtime.load import load
+from flyweight.runtime.prepared import ModelCompute
+from flyweight.runtime.sampling import SamplingOptions
+from flyweight.tokenizer import Tokenizer
+
+STANDARD_INPUT = "-"
+
+
+def generate(
+    model: str,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    prompt_file: Path | None = None,
+    chat: Annotated[bool, Parameter(negative="")] = False,
+    system: str | None = None,
+    options: Annotated[SamplingOptions | None, Parameter(name="*")] = None,
+    compute: ModelCompute = "auto",
+    cache_tokens: int | None = None,
+    kv_dtype: FloatName = "float32",
+    json: Annotated[bool, Parameter(negative="")] = False,
+    stats: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Continue a text, or answer a message, and print the answer as it is made.
+
+    Sampling options that are not given come from the model's generation_config.json; without one the most likely token
+    is always taken.
+
+    Examples:
+
+        flyweight generate ./model "Once upon a time" --max-tokens 100
+
+        flyweight generate ./model "What is two plus three?" --chat --temperature 0.7 --seed 1
+
+        flyweight generate ./model - --stop "." --json < prompt.txt
+
+    Parameters
+    ----------
+    model
+        A checkpoint folder or a hub id.
+    prompt
+        The text; - reads it from standard input.
+    prompt_file
+        Read the prompt from this file instead, as it is.
+    chat
+        Send the prompt as a user's message through the model's chat template.
+    system
+        The system message before it (with --chat).
+    compute
+        What linear layers compute in; auto: float32 for models stored so, else bfloat16, and int8 where the checkpoint
+        asks for it.
+    cache_tokens
+        Tokens that the KV cache holds; the default follows the model's context and the free memory.
+    kv_dtype
+        How keys and values are stored.
+    json
+        Print one JSON object with text, token ids, finish reason, usage and timings, when the answer is complete.
+    stats
+        Print what runs, and the speed of prefill and decode, on standard error.
+    """
+    text = read_prompt(prompt, prompt_file)
+    if system is not None and not chat:
+        raise UsageError("--system needs --chat: without the chat template there is no system message")
+    checkpoint = Checkpoint.open(model)
+    # All of this is checked before the weights are read.
+    context_length = read_spec(checkpoint.config).max_positions
+    tokenizer = Tokenizer.open(checkpoint.folder)
+    ids = encode_prompt(tokenizer, conversation(text, system) if chat else text)
+    check_room(len(ids), context_length)
+    loaded = load(
+        checkpoint,
+        compute=compute,
+        cache_tokens=cache_tokens,
+        kv_dtype=kv_dtype,
+        progress=Bar() if sys.stderr.isatty() else Silent(),
+    )
+    if stats:
+        print("\n".join(loaded.description), file=sys.stderr)
+    completion: Completion | None = None
+    for piece in loaded.stream(ids, options):
+        if not json:
+            show(piece.text)
+        completion = piece.completion
+    assert completion is not None
+    if json:
+        print(json_format.dumps({"model": model, **describe(completion)}, ensure_ascii=False))
+    else:
+        show("\n")
+    if stats:
+        print(speed(completion), file=sys.stderr)
+    return 0
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """The prompt from wherever it was given.
+
+    Raises:
+        UsageError: when it was given in no way or in two, or its file cannot be read as UTF-8.
+    """
+    if (prompt is None) == (prompt_file is None):
+        raise UsageError("give the prompt either as an argument (- reads standard input) or with --prompt-file")
+    try:
+        if prompt_file is not None:
+            return prompt_file.read_text(encoding="utf-8")
+        return sys.stdin.buffer.read().decode("utf-8") if prompt == STANDARD_INPUT else str(prompt)
+    except FileNotFoundError as error:
+        raise UsageError(f"--prompt-file {prompt_file} does not exist") from error
+    except UnicodeDecodeError as error:
+        source = "standard input" if prompt_file is None else f"--prompt-file {prompt_file}"
+        raise UsageError(f"{source} is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+def conversation(text: str, system: str | None) -> list[Message]:
+    """A user's message, after a system message if there is one."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": text}]
+
+
+def show(text: str) -> None:
+    """Write to the terminal at once; what its encoding lacks becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def describe(completion: Completion) -> dict[str, object]:
+    """A completion as it is printed with --json."""
+    return {
+        **asdict(completion),
+        "prefill_tokens_per_second": round(completion.prefill_tokens_per_second, 2),
+        "decode_tokens_per_second": round(completion.decode_tokens_per_second, 2),
+    }
+
+
+def speed(completion: Completion) -> str:
+    """One line about how fast an answer came."""
+    usage, timings = completion.usage, completion.timings
+    return (
+        f"prompt {usage.prompt_tokens} tokens in {timings.prefill_seconds:.3f} s "
+        f"({completion.prefill_tokens_per_second:.1f} tokens/s), answer {usage.completion_tokens} tokens in "
+        f"{timings.decode_seconds:.3f} s ({completion.decode_tokens_per_second:.1f} tokens/s), "
+        f"ended by {completion.finish_reason}"
+    )
