@@ -56,16 +56,27 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
   const int threads = thread_count();
   LinearInput in{};
   in.x = x, in.x_stride = x_stride;
+  // Rows a multiple of 1 KiB apart fall on the same few cache lines: many such float rows are copied further apart.
+  const bool spread = w.compute == Compute::kFloat32 && rows >= 48 && x_stride % 256 == 0;
   const int64_t padded = is_integer(w.storage) ? w.num_segments * w.padded_segment : round_up(w.in_features, 2);
-  in.values_stride = w.compute == Compute::kFloat32 ? 0 : round_up(padded, 64) + 64; // never a multiple of a page
-  const int64_t value_bytes = w.compute == Compute::kInt8 ? 1 : 2, workspace = round_up(kernels.linear_workspace(w), 16);
+  if (w.compute != Compute::kFloat32) in.values_stride = round_up(padded, 64) + 64;
+  if (spread) in.values_stride = w.in_features + kLanes;
+  const int64_t value_bytes = w.compute == Compute::kInt8 ? 1 : w.compute == Compute::kBfloat16 ? 2 : 4;
+  const int64_t workspace = round_up(kernels.linear_workspace(w), kLanes);
   in.num_activation_scales = ceil_divide(w.num_segments, w.segments_per_activation_scale);
-  Arena arena(rows * (in.values_stride * value_bytes + in.num_activation_scales * 4 + w.num_segments * 4) + 4 * 64 + threads * (workspace * 4 + 64));
+  Arena arena(rows * (in.values_stride * value_bytes + in.num_activation_scales * 4 + w.num_segments * 4) + threads * workspace * 4 + 4 * 64);
   in.values = arena.take<std::byte>(rows * in.values_stride * value_bytes);
   in.scales = arena.take<float>(rows * in.num_activation_scales);
   in.integer_sums = arena.take<int32_t>(rows * w.num_segments);
   in.float_sums = reinterpret_cast<float *>(in.integer_sums); // only one of the two is used
   float *scratch = arena.take<float>(threads * workspace);
+  if (spread) {
+    float *copies = static_cast<float *>(in.values);
+    over_ranges(rows, w.in_features, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) std::copy_n(x + row * x_stride, w.in_features, copies + row * in.values_stride);
+    });
+    in.x = copies, in.x_stride = in.values_stride;
+  }
   if (w.compute != Compute::kFloat32)
     over_ranges(rows, w.in_features, 1, [&](int64_t begin, int64_t end, int) { kernels.prepare_input(w, in, begin, end); });
 

@@ -131,11 +131,10 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
   for (int64_t key = oldest / kKeyTile * kKeyTile; key <= last_position; key += kKeyTile) {
     const int64_t num_keys = last_position + 1 - key < kKeyTile ? last_position + 1 - key : kKeyTile;
     gather_tile(a, a.block_tables + task.sequence * a.max_blocks, task.kv_head, key, num_keys, place);
-    for (int64_t i = 0; i < rows * kKeyTile; i += 16) store(place.scores + i, splat(0.0f));
     for (int64_t column = 0; column < kKeyTile; column += 16 * kWidePanels) {
       FloatTile tile;
       tile.x = place.queries, tile.x_stride = head, tile.w = place.keys + column, tile.w_step = kKeyTile, tile.w_panel = 16;
-      tile.depth = a.head_dim, tile.y = place.scores + column, tile.y_stride = kKeyTile, tile.columns = 16 * kWidePanels;
+      tile.depth = a.head_dim, tile.out = {place.scores + column, kKeyTile, 16 * kWidePanels, true, nullptr};
       run_rows<kWidePanels, kMaxRows>(tile, rows);
     }
     for (int64_t row = 0; row < rows; ++row) {
@@ -150,8 +149,9 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
     for (int64_t column = 0; column < head; column += 16 * kWidePanels) {
       FloatTile tile;
       tile.x = place.scores, tile.x_stride = kKeyTile, tile.w = place.values + column, tile.w_step = head, tile.w_panel = 16;
-      tile.depth = num_keys, tile.y = place.sums + column, tile.y_stride = head, tile.columns = 16 * kWidePanels;
-      run_strip<kWidePanels, kMaxRows>(tile, rows, (head - column) / 16);
+      tile.depth = num_keys, tile.out = {place.sums + column, head, 16 * kWidePanels, false, nullptr};
+      const int64_t panels = (head - column) / 16;
+      run_strip<kWidePanels, kMaxRows>(tile, rows, panels < kWidePanels ? panels : kWidePanels);
     }
   }
   for (int64_t row = 0; row < rows; ++row) {

@@ -138,15 +138,15 @@ inline int64_t linear_workspace(const PackedWeight &w) {
 }
 
 struct Strip {
-  int64_t panel, panels, columns, row_begin, rows;
+  int64_t panel, panels, row_begin, rows;
+  TileOutput out;
 };
 
 template <int PANELS, int MAX_ROWS>
-void linear_float32(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
+void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
   FloatTile tile;
   tile.x = in.x + strip.row_begin * in.x_stride, tile.x_stride = in.x_stride;
-  tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride;
-  tile.columns = strip.columns;
+  tile.out = strip.out;
   tile.w_step = 16;
   const uint8_t *panel = w.values + strip.panel * w.panel_bytes;
   if (!is_integer(w.storage)) {
@@ -170,25 +170,25 @@ void linear_float32(const PackedWeight &w, const LinearInput &in, const LinearOu
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
-inline void place_segments(SegmentTile &tile, const PackedWeight &w, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end) {
+inline void place_segments(SegmentTile &tile, const PackedWeight &w, const Strip &strip, int64_t begin, int64_t end) {
   const int64_t offset = strip.panel * w.num_scales * 16;
   tile.weight = &w, tile.w = w.values + strip.panel * w.panel_bytes;
   tile.scales = w.scales + offset, tile.zero_points = w.zero_points ? w.zero_points + offset : nullptr;
   tile.segment_begin = begin, tile.segment_end = end;
-  tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride, tile.columns = strip.columns;
+  tile.out = strip.out;
 }
 
-template <bool SMALL, bool ASYMMETRIC, int PANELS, int MAX_ROWS>
-void linear_codes(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end) {
+template <bool SMALL, int PANELS, int MAX_ROWS>
+void linear_codes(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
   if (w.compute == Compute::kBfloat16) {
-    CodePairTile<SMALL, ASYMMETRIC> tile;
-    place_segments(tile, w, out, strip, begin, end);
+    CodePairTile<SMALL> tile;
+    place_segments(tile, w, strip, begin, end);
     tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
     tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
     return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
   }
-  CodeQuadTile<SMALL, ASYMMETRIC> tile;
-  place_segments(tile, w, out, strip, begin, end);
+  CodeQuadTile<SMALL> tile;
+  place_segments(tile, w, strip, begin, end);
   tile.x = static_cast<const int8_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
   tile.input_scales = in.scales + strip.row_begin * in.num_activation_scales, tile.input_scales_stride = in.num_activation_scales;
   tile.sums = in.integer_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
@@ -196,28 +196,22 @@ void linear_codes(const PackedWeight &w, const LinearInput &in, const LinearOutp
 }
 
 template <int PANELS, int MAX_ROWS>
-void linear_strip(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
-  if (w.compute == Compute::kFloat32) return linear_float32<PANELS, MAX_ROWS>(w, in, out, strip, begin, end, workspace);
+void linear_strip(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
+  if (w.compute == Compute::kFloat32) return linear_float32<PANELS, MAX_ROWS>(w, in, strip, begin, end, workspace);
   if (!is_integer(w.storage)) {
     PairTile tile;
     tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride + begin, tile.x_stride = in.values_stride;
     tile.w = w.values + strip.panel * w.panel_bytes + begin / 2 * 64, tile.w_panel = w.panel_bytes, tile.pairs = (end - begin + 1) / 2;
-    tile.y = out.y + strip.row_begin * out.y_stride + strip.panel * 16, tile.y_stride = out.y_stride, tile.columns = strip.columns;
+    tile.out = strip.out;
     return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
   }
-  const bool small = w.storage == Storage::kUint4, asymmetric = w.zero_points != nullptr;
-  if (small && asymmetric) return linear_codes<true, true, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
-  if (small) return linear_codes<true, false, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
-  if (asymmetric) return linear_codes<false, true, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
-  linear_codes<false, false, PANELS, MAX_ROWS>(w, in, out, strip, begin, end);
+  if (w.storage == Storage::kUint4) linear_codes<true, PANELS, MAX_ROWS>(w, in, strip, begin, end);
+  else linear_codes<false, PANELS, MAX_ROWS>(w, in, strip, begin, end);
 }
 
 inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end, float *workspace) {
-  const int64_t column_begin = panel_begin * 16, column_end = panel_end * 16 < w.out_features ? panel_end * 16 : w.out_features;
-  for (int64_t row = row_begin; row < row_end; ++row)
-    for (int64_t column = column_begin; column < column_end; ++column)
-      out.y[row * out.y_stride + column] = out.bias ? out.bias[column] : 0.0f;
+  const int64_t column_end = panel_end * 16 < w.out_features ? panel_end * 16 : w.out_features;
   const bool few = row_end - row_begin <= kFewRows;
   // One pass covers a depth whose weights stay in the first-level cache while all rows go by. A few rows need no passes.
   int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = length;
@@ -232,9 +226,10 @@ inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOut
     for (int64_t panel = panel_begin; panel < panel_end; panel += step) {
       const int64_t panels = panel_end - panel < step ? panel_end - panel : step;
       const int64_t columns = column_end - panel * 16 < panels * 16 ? column_end - panel * 16 : panels * 16;
-      const Strip strip{panel, panels, columns, row_begin, row_end - row_begin};
-      if (few) linear_strip<kFewRowsPanels, kFewRows>(w, in, out, strip, begin, end, workspace);
-      else linear_strip<kWidePanels, kMaxRows>(w, in, out, strip, begin, end, workspace);
+      const TileOutput tile{out.y + row_begin * out.y_stride + panel * 16, out.y_stride, columns, begin == 0, out.bias ? out.bias + panel * 16 : nullptr};
+      const Strip strip{panel, panels, row_begin, row_end - row_begin, tile};
+      if (few) linear_strip<kFewRowsPanels, kFewRows>(w, in, strip, begin, end, workspace);
+      else linear_strip<kWidePanels, kMaxRows>(w, in, strip, begin, end, workspace);
     }
   }
 }

@@ -1,23 +1,34 @@
 // Register tiles: ROWS inputs against PANELS panels of sixteen outputs, all partial sums in registers.
 
-// Reads and writes the tile of results; `columns` of the PANELS * 16 exist.
+// Where a tile of results lies and what it starts from: `columns` of its PANELS * 16 exist.
+struct TileOutput {
+  float *y;
+  int64_t y_stride, columns;
+  bool fresh;        // start from the bias, or from zero; else from what y holds
+  const float *bias; // of the first column, or null
+
+  FLYWEIGHT_INLINE void next_panel() { y += 16, columns -= 16, bias = bias ? bias + 16 : nullptr; }
+};
+
 template <int ROWS, int PANELS>
-FLYWEIGHT_INLINE void load_tile(F32x16 (&tile)[ROWS][PANELS], const float *y, int64_t y_stride, int64_t columns) {
-  for (int r = 0; r < ROWS; ++r)
-    for (int p = 0; p < PANELS; ++p) {
-      const int64_t left = columns - 16 * p;
-      tile[r][p] = left >= 16 ? load(y + r * y_stride + 16 * p) : load_first(y + r * y_stride + 16 * p, left);
+FLYWEIGHT_INLINE void start_tile(F32x16 (&tile)[ROWS][PANELS], const TileOutput &out) {
+  for (int p = 0; p < PANELS; ++p) {
+    const int64_t left = out.columns - 16 * p < 16 ? out.columns - 16 * p : 16;
+    if (out.fresh) {
+      const F32x16 start = out.bias ? load_first(out.bias + 16 * p, left) : splat(0.0f);
+      for (int r = 0; r < ROWS; ++r) tile[r][p] = start;
+    } else {
+      for (int r = 0; r < ROWS; ++r) tile[r][p] = load_first(out.y + r * out.y_stride + 16 * p, left);
     }
+  }
 }
 
 template <int ROWS, int PANELS>
-FLYWEIGHT_INLINE void store_tile(const F32x16 (&tile)[ROWS][PANELS], float *y, int64_t y_stride, int64_t columns) {
-  for (int r = 0; r < ROWS; ++r)
-    for (int p = 0; p < PANELS; ++p) {
-      const int64_t left = columns - 16 * p;
-      if (left >= 16) store(y + r * y_stride + 16 * p, tile[r][p]);
-      else store_first(y + r * y_stride + 16 * p, tile[r][p], left);
-    }
+FLYWEIGHT_INLINE void finish_tile(const F32x16 (&tile)[ROWS][PANELS], const TileOutput &out) {
+  for (int p = 0; p < PANELS; ++p) {
+    const int64_t left = out.columns - 16 * p < 16 ? out.columns - 16 * p : 16;
+    for (int r = 0; r < ROWS; ++r) store_first(out.y + r * out.y_stride + 16 * p, tile[r][p], left);
+  }
 }
 
 template <int ROWS, int PANELS>
@@ -32,12 +43,11 @@ struct FloatTile {
   int64_t x_stride;
   const float *w;
   int64_t w_step, w_panel, depth;
-  float *y;
-  int64_t y_stride, columns;
+  TileOutput out;
 
   template <int ROWS, int PANELS> void run() const {
     F32x16 tile[ROWS][PANELS];
-    load_tile(tile, y, y_stride, columns);
+    start_tile(tile, out);
     const float *step = w;
     for (int64_t k = 0; k < depth; ++k, step += w_step) {
       F32x16 weights[PANELS];
@@ -50,9 +60,10 @@ struct FloatTile {
         for (int p = 0; p < PANELS; ++p) tile[r][p] = fma(input, weights[p], tile[r][p]);
       }
     }
-    store_tile(tile, y, y_stride, columns);
+    finish_tile(tile, out);
   }
-  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride; }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, out.y += rows * out.y_stride; }
+  FLYWEIGHT_INLINE void next_panel() { w += w_panel, out.next_panel(); }
 };
 
 // y += x w, in bfloat16 products and float32 sums; `pairs` pairs of inputs.
@@ -61,12 +72,11 @@ struct PairTile {
   int64_t x_stride;
   const uint8_t *w;
   int64_t w_panel, pairs;
-  float *y;
-  int64_t y_stride, columns;
+  TileOutput out;
 
   template <int ROWS, int PANELS> void run() const {
     F32x16 tile[ROWS][PANELS];
-    load_tile(tile, y, y_stride, columns);
+    start_tile(tile, out);
     for (int64_t k = 0; k < pairs; ++k) {
       BfPairs weights[PANELS];
 #pragma GCC unroll 4
@@ -78,9 +88,10 @@ struct PairTile {
         for (int p = 0; p < PANELS; ++p) tile[r][p] = dot_pairs(tile[r][p], weights[p], input);
       }
     }
-    store_tile(tile, y, y_stride, columns);
+    finish_tile(tile, out);
   }
-  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride; }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, out.y += rows * out.y_stride; }
+  FLYWEIGHT_INLINE void next_panel() { w += w_panel, out.next_panel(); }
 };
 
 // What the two integer tiles share: segments [segment_begin, segment_end) of PANELS panels.
@@ -89,16 +100,20 @@ struct SegmentTile {
   const uint8_t *w;            // the first panel
   const float *scales, *zero_points; // of the first panel; zero_points null: symmetric
   int64_t segment_begin, segment_end;
-  float *y;
-  int64_t y_stride, columns;
+  TileOutput out;
 
+  FLYWEIGHT_INLINE void next_panel() {
+    const int64_t step = weight->num_scales * 16;
+    w += weight->panel_bytes, scales += step, zero_points = zero_points ? zero_points + step : nullptr;
+    out.next_panel();
+  }
   FLYWEIGHT_INLINE int64_t scale_offset(int64_t segment, int panel) const {
     return (panel * weight->num_scales + segment / weight->segments_per_scale) * 16;
   }
 };
 
 // Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale.
-template <bool SMALL, bool ASYMMETRIC> struct CodePairTile : SegmentTile {
+template <bool SMALL> struct CodePairTile : SegmentTile {
   const uint16_t *x;
   int64_t x_stride;
   const float *sums; // of the rounded inputs of each segment
@@ -117,10 +132,12 @@ template <bool SMALL, bool ASYMMETRIC> struct CodePairTile : SegmentTile {
   template <int ROWS, int PANELS> void run() const {
     const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
     const int64_t step_bytes = SMALL ? 64 : 128;
-    F32x16 tile[ROWS][PANELS], part[ROWS][PANELS];
-    load_tile(tile, y, y_stride, columns);
+    // A small tile adds to two sets of sums in turn: one alone would wait for each addition to end.
+    constexpr int CHAINS = ROWS * PANELS <= 4 ? 2 : 1;
+    F32x16 tile[ROWS][PANELS], parts[CHAINS][ROWS][PANELS];
+    start_tile(tile, out);
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
-      splat_tile(part, 0.0f);
+      for (int chain = 0; chain < CHAINS; ++chain) splat_tile(parts[chain], 0.0f);
       const uint8_t *codes = w + segment * steps * step_bytes;
       const uint16_t *inputs = x + segment * padded;
       for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8) {
@@ -132,27 +149,28 @@ template <bool SMALL, bool ASYMMETRIC> struct CodePairTile : SegmentTile {
             if constexpr (SMALL) weights[p] = pairs_of_half_bytes(load_bytes(codes + p * panel_bytes), n);
             else weights[p] = pairs_of_bytes(load_bytes(codes + p * panel_bytes + 64 * (n % 2)), n / 2);
           }
-          add_pairs(part, weights, inputs + 2 * n);
+          add_pairs(parts[n % CHAINS], weights, inputs + 2 * n);
         }
       }
       for (int p = 0; p < PANELS; ++p) {
         const F32x16 scale = load(scales + scale_offset(segment, p));
         for (int r = 0; r < ROWS; ++r) {
-          if constexpr (ASYMMETRIC) {
+          F32x16 value = CHAINS == 2 ? add(parts[0][r][p], parts[CHAINS - 1][r][p]) : parts[0][r][p];
+          if (zero_points) {
             const F32x16 zero = load(zero_points + scale_offset(segment, p));
-            part[r][p] = sub(part[r][p], mul(zero, splat(sums[r * sums_stride + segment])));
+            value = sub(value, mul(zero, splat(sums[r * sums_stride + segment])));
           }
-          tile[r][p] = fma(part[r][p], scale, tile[r][p]);
+          tile[r][p] = fma(value, scale, tile[r][p]);
         }
       }
     }
-    store_tile(tile, y, y_stride, columns);
+    finish_tile(tile, out);
   }
-  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, y += rows * y_stride, sums += rows * sums_stride; }
+  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, out.y += rows * out.y_stride, sums += rows * sums_stride; }
 };
 
 // Integer codes, int8 inputs: exact int32 sum over a segment, then times both scales.
-template <bool SMALL, bool ASYMMETRIC> struct CodeQuadTile : SegmentTile {
+template <bool SMALL> struct CodeQuadTile : SegmentTile {
   const int8_t *x;
   int64_t x_stride;
   const float *input_scales;
@@ -175,7 +193,7 @@ template <bool SMALL, bool ASYMMETRIC> struct CodeQuadTile : SegmentTile {
     const int64_t step_bytes = SMALL ? 64 : 128;
     F32x16 tile[ROWS][PANELS];
     I32x16 part[ROWS][PANELS];
-    load_tile(tile, y, y_stride, columns);
+    start_tile(tile, out);
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
       // The stored value is the code plus an offset: take offset * sum(x) away at the start, where it costs nothing.
       for (int r = 0; r < ROWS; ++r)
@@ -198,7 +216,7 @@ template <bool SMALL, bool ASYMMETRIC> struct CodeQuadTile : SegmentTile {
         const F32x16 scale = load(scales + scale_offset(segment, p));
         for (int r = 0; r < ROWS; ++r) {
           F32x16 value = to_float(part[r][p]);
-          if constexpr (ASYMMETRIC) {
+          if (zero_points) {
             // Both products are whole numbers below 2^24, so this stays exact.
             const F32x16 zero = load(zero_points + scale_offset(segment, p));
             value = sub(value, mul(zero, splat(static_cast<float>(sums[r * sums_stride + segment]))));
@@ -207,34 +225,48 @@ template <bool SMALL, bool ASYMMETRIC> struct CodeQuadTile : SegmentTile {
         }
       }
     }
-    store_tile(tile, y, y_stride, columns);
+    finish_tile(tile, out);
   }
   FLYWEIGHT_INLINE void advance(int64_t rows) {
-    x += rows * x_stride, y += rows * y_stride;
+    x += rows * x_stride, out.y += rows * out.y_stride;
     input_scales += rows * input_scales_stride, sums += rows * sums_stride;
   }
 };
 
-// Calls the tile that has exactly `rows` rows.
-template <int PANELS, int ROWS, class Tile> FLYWEIGHT_INLINE void run_exactly(const Tile &tile, int64_t rows) {
-  if constexpr (ROWS == 1) tile.template run<1, PANELS>();
-  else if (rows == ROWS) tile.template run<ROWS, PANELS>();
-  else run_exactly<PANELS, ROWS - 1>(tile, rows);
-}
+// Heights of tiles that exist, and how one is chosen: rows are cut into nearly equal tiles.
+constexpr int kHeights[] = {12, 8, 6, 4, 3, 2, 1};
 
-// All rows of one strip of PANELS panels, in tiles of nearly equal height.
-template <int PANELS, int MAX_ROWS, class Tile> void run_rows(Tile tile, int64_t rows) {
-  while (rows > 0) {
-    const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS, height = (rows + tiles - 1) / tiles;
-    run_exactly<PANELS, MAX_ROWS>(tile, height);
-    tile.advance(height);
-    rows -= height;
+template <int PANELS, int MAX_ROWS, int AT = 0, class Tile> FLYWEIGHT_INLINE int64_t run_height(const Tile &tile, int64_t wanted, int64_t rows) {
+  constexpr int height = kHeights[AT];
+  if constexpr (height == 1) {
+    tile.template run<1, PANELS>();
+    return 1;
+  } else {
+    // Take the smallest height that is enough, as long as there are so many rows.
+    if (height <= MAX_ROWS && height <= rows && wanted > kHeights[AT + 1]) {
+      if constexpr (height <= MAX_ROWS) tile.template run<height, PANELS>();
+      return height;
+    }
+    return run_height<PANELS, MAX_ROWS, AT + 1>(tile, wanted, rows);
   }
 }
 
-// As run_rows, for a strip of at most `panels` panels, which may be less than a full tile.
-template <int PANELS, int MAX_ROWS, class Tile> void run_strip(const Tile &tile, int64_t rows, int64_t panels) {
+// All rows of one strip of PANELS panels.
+template <int PANELS, int MAX_ROWS, class Tile> void run_rows(Tile tile, int64_t rows) {
+  while (rows > 0) {
+    const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
+    const int64_t done = run_height<PANELS, MAX_ROWS>(tile, (rows + tiles - 1) / tiles, rows);
+    tile.advance(done);
+    rows -= done;
+  }
+}
+
+// As run_rows, for a strip of at most PANELS panels, which may not fill a tile.
+template <int PANELS, int MAX_ROWS, class Tile> void run_strip(Tile tile, int64_t rows, int64_t panels) {
   if constexpr (PANELS > 1)
-    if (panels < PANELS) return run_strip<PANELS - 1, MAX_ROWS>(tile, rows, panels);
-  run_rows<PANELS, MAX_ROWS>(tile, rows);
+    for (; panels % PANELS; --panels) {
+      run_rows<1, MAX_ROWS>(tile, rows);
+      tile.next_panel();
+    }
+  if (panels > 0) run_rows<PANELS, MAX_ROWS>(tile, rows);
 }
