@@ -11,6 +11,7 @@ from support.checkpoints import encode_safetensors, tiny_llama_config, write_che
 from flyweight.checkpoint import huggingface
 from flyweight.checkpoint.cache import cache_folder, file_digest
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.checkpoint.safetensors_header import shown
 from flyweight.errors import CheckpointError
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -171,12 +172,15 @@ def test_a_tensor_that_its_shard_lacks(sharded):
     )
 
 
-@pytest.mark.parametrize("shard", ["../model.safetensors", "/tmp/x.safetensors", "a\\b.safetensors", "x.bin", 7, ""])
+@pytest.mark.parametrize(
+    "shard",
+    ["../model.safetensors", "/tmp/x.safetensors", "a\\b.safetensors", "x.bin", 7, "", "x" * 300 + ".safetensors"],
+)
 def test_a_shard_outside_of_the_folder(sharded, shard):
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = shard
     (sharded / INDEX).write_text(json.dumps(index))
-    assert f"{INDEX} places tensor 'model.norm.weight' in {shard!r}, which is not the name" in refusal(sharded)
+    assert f"{INDEX} places tensor 'model.norm.weight' in {shown(shard)}, which is not the name" in refusal(sharded)
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": [1]}])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flyweight.checkpoint.layouts import Activations
+from flyweight.checkpoint.safetensors_header import shown
 from flyweight.errors import CheckpointError, UnsupportedModelError
 from flyweight.formats.base import Format
 from flyweight.formats.int_group import Granularity, IntGroup
@@ -70,7 +71,7 @@ def parse_quantization_config(config: Mapping[str, Any], source: str) -> SchemeM
             raise UnsupportedModelError(f"{source}: quantization_config.{key} is set, which is not supported")
     sparsity = config.get("sparsity_config")
     if sparsity and not (isinstance(sparsity, dict) and sparsity.get("format", "dense") == "dense"):
-        raise UnsupportedModelError(f"{source}: quantization_config.sparsity_config={sparsity!r} is not supported")
+        raise UnsupportedModelError(f"{source}: quantization_config.sparsity_config={shown(sparsity)} is not supported")
     groups = config.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise _malformed(source, "config_groups", groups, "an object of one or more groups")
@@ -94,12 +95,13 @@ def _parse_group(group: Mapping[str, Any], default_format: Any, where: str, sour
     storage = group.get("format") or default_format
     if storage not in STORAGES:
         raise UnsupportedModelError(
-            f"{source}: {where} is stored in format {storage!r}, which is not read; supported: {', '.join(STORAGES)}"
+            f"{source}: {where} is stored in format {shown(storage)}, which is not read; supported: "
+            f"{', '.join(STORAGES)}"
         )
 
     def refuse(key: str, allowed: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{source}: {where}.weights.{key}={weights.get(key)!r} is not supported; supported: {allowed}"
+            f"{source}: {where}.weights.{key}={shown(weights.get(key))} is not supported; supported: {allowed}"
         )
 
     if weights.get("type", "int") != "int":
@@ -145,8 +147,8 @@ def _parse_activations(value: Any, where: str, source: str) -> Activations:
     for key, needed in wanted.items():
         if value.get(key) != needed:
             raise UnsupportedModelError(
-                f"{source}: {where}.input_activations.{key}={value.get(key)!r} is not supported; supported: {needed!r} "
-                "(8-bit integers, symmetric, dynamic per token)"
+                f"{source}: {where}.input_activations.{key}={shown(value.get(key))} is not supported; supported: "
+                f"{needed!r} (8-bit integers, symmetric, dynamic per token)"
             )
     return "int8"
 
@@ -160,8 +162,8 @@ def _names(value: Any, where: str, source: str) -> tuple[str, ...]:
                 re.compile(item.removeprefix(PATTERN))
             except (re.error, RecursionError, OverflowError) as error:
                 raise CheckpointError(
-                    f"{source}: quantization_config.{where} holds {item!r}, which is no regular expression ({error}); "
-                    "download config.json again"
+                    f"{source}: quantization_config.{where} holds {shown(item)}, which is no regular expression "
+                    f"({error}); download config.json again"
                 ) from None
     return tuple(value)
 
@@ -173,9 +175,8 @@ def _matches(name: str, target: str) -> bool:
 
 
 def _malformed(source: str, where: str, value: Any, needed: str) -> CheckpointError:
-    shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
     return CheckpointError(
-        f"{source}: quantization_config.{where} is {shown}; needed: {needed}: download config.json again"
+        f"{source}: quantization_config.{where} is {shown(value)}; needed: {needed}: download config.json again"
     )
 
 

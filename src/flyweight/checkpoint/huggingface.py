@@ -16,6 +16,7 @@ import numpy as np
 
 from flyweight.checkpoint.cache import file_digest
 from flyweight.checkpoint.safetensors_file import Array, SafetensorsFile, StoredTensor
+from flyweight.checkpoint.safetensors_header import shown
 from flyweight.errors import CheckpointError, nearest
 
 SINGLE_FILE = "model.safetensors"
@@ -207,32 +208,38 @@ def _open_shards(folder: Path) -> dict[str, SafetensorsFile]:
     weight_map = read_json(index, remedy).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map that names a shard for each tensor; {remedy}")
-    files: dict[str, SafetensorsFile] = {}
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not _is_plain_name(shard):
             raise CheckpointError(
-                f"{index} places tensor {tensor!r} in {shard!r}, which is not the name of a .safetensors file in the "
-                f"same folder; {remedy}, and do not trust this one"
+                f"{index} places tensor {shown(tensor)} in {shown(shard)}, which is not the name of a .safetensors "
+                f"file in the same folder; {remedy}, and do not trust this one"
             )
-        if shard not in files:
-            if not (folder / shard).exists():
-                missing = sorted({str(name) for name in weight_map.values() if not (folder / str(name)).exists()})
-                raise CheckpointError(
-                    f"{folder} lacks the shard {shard} that {INDEX_FILE} names ({len(missing)} missing in all); "
-                    "download it again"
-                )
-            files[shard] = SafetensorsFile(folder / shard)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks the shard {missing[0]} that {INDEX_FILE} names ({len(missing)} missing in all); download "
+            "it again"
+        )
+    files = {shard: SafetensorsFile(folder / shard) for shard in shards}
+    for tensor, shard in weight_map.items():
         if tensor not in files[shard]:
             raise CheckpointError(
-                f"{folder / shard} lacks tensor {tensor!r}, which {INDEX_FILE} places there; download the shard and "
-                "the index again"
+                f"{folder / shard} lacks tensor {shown(tensor)}, which {INDEX_FILE} places there; download the shard "
+                "and the index again"
             )
     return {tensor: files[shard] for tensor, shard in weight_map.items()}
 
 
 def _is_plain_name(name: str) -> bool:
-    """A file name without any way out of its folder."""
-    return name.endswith(".safetensors") and not re.search(r"[/\\\0]", name) and not name.startswith(".")
+    """A file name that every disk can hold, without any way out of its folder."""
+    return (
+        name.endswith(".safetensors")
+        and not name.startswith(".")
+        and name.isprintable()
+        and not set(name) & set("/\\")
+        and len(name.encode()) <= 255
+    )
 
 
 def _explain_no_weights(folder: Path) -> str:

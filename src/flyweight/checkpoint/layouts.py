@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.checkpoint.safetensors_header import shown
 from flyweight.errors import CheckpointError, UnsupportedModelError
 from flyweight.formats.base import Format, StoredWeight
 from flyweight.formats.plain import FLOAT_DTYPES
@@ -82,7 +83,7 @@ def open_layout(checkpoint: Checkpoint) -> Layout:
         )
     if method not in LAYOUTS:
         raise UnsupportedModelError(
-            f"{checkpoint.folder} is quantized with quant_method {method!r}, which is not read; supported: "
+            f"{checkpoint.folder} is quantized with quant_method {shown(method)}, which is not read; supported: "
             f"{', '.join(sorted(LAYOUTS))}: start from the unquantized checkpoint"
         )
     return LAYOUTS[method](checkpoint)

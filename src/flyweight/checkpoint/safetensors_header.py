@@ -162,7 +162,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"the key {_shown(name)} appears twice")
+                raise ValueError(f"the key {shown(name)} appears twice")
             seen.add(name)
     return fields
 
@@ -178,23 +178,23 @@ def _check_metadata(value: Any, source: str) -> dict[str, str]:
 
 
 def _parse_entry(name: str, value: Any, data_start: int, source: str) -> TensorEntry:
-    tensor = f"tensor {_shown(name)}"
+    tensor = f"tensor {shown(name)}"
     if not name.isprintable():
         # Lone surrogates and control characters would break every later message and every file written from it.
         raise _fault(source, f"names a {tensor}, which is not printable text")
     if not isinstance(value, dict) or tuple(sorted(value)) != ENTRY_KEYS:
-        found = ", ".join(sorted(map(_shown, value))) if isinstance(value, dict) else _shown(value)
+        found = ", ".join(sorted(map(shown, value))) if isinstance(value, dict) else shown(value)
         raise _fault(source, f"describes {tensor} by {found or 'nothing'}; needed: {', '.join(ENTRY_KEYS)}")
     dtype_name = value["dtype"]
     if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
         raise CheckpointError(
-            f"{source} holds {tensor} of dtype {_shown(dtype_name)}, which is not known; known: {_listed(DTYPES)}"
+            f"{source} holds {tensor} of dtype {shown(dtype_name)}, which is not known; known: {_listed(DTYPES)}"
             f"{nearest(str(dtype_name), DTYPES)}; convert the tensor, or download the shard again"
         )
     shape, dtype = _check_shape(value["shape"], tensor, source), DTYPES[dtype_name]
     offsets = value["data_offsets"]
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _fault(source, f"places {tensor} at data_offsets {_shown(offsets)}; needed: [begin, end], begin <= end")
+        raise _fault(source, f"places {tensor} at data_offsets {shown(offsets)}; needed: [begin, end], begin <= end")
     stored = offsets[1] - offsets[0]
     needed = math.prod(shape) * dtype.itemsize
     if stored != needed:
@@ -206,9 +206,9 @@ def _parse_entry(name: str, value: Any, data_start: int, source: str) -> TensorE
 
 def _check_shape(value: Any, tensor: str, source: str) -> tuple[int, ...]:
     if not _are_sizes(value) or len(value) > MAX_DIMENSIONS:
-        raise _fault(source, f"gives {tensor} the shape {_shown(value)}; needed: at most 32 non-negative integers")
+        raise _fault(source, f"gives {tensor} the shape {shown(value)}; needed: at most 32 non-negative integers")
     if math.prod(size for size in value if size) > MAX_TENSOR_BYTES // 8:
-        raise _fault(source, f"gives {tensor} the shape {_shown(value)}, larger than any array can be")
+        raise _fault(source, f"gives {tensor} the shape {shown(value)}, larger than any array can be")
     return tuple(value)
 
 
@@ -220,7 +220,7 @@ def _check_layout(entries: Iterable[TensorEntry], data_start: int, file_bytes: i
     """No overlap, no hole, and the last tensor ends where the file ends. Offsets in messages count from the data."""
     position, before = data_start, "the header"
     for entry in entries:
-        tensor = f"tensor {_shown(entry.name)}"
+        tensor = f"tensor {shown(entry.name)}"
         if entry.begin < position:
             raise _fault(
                 source,
@@ -236,7 +236,7 @@ def _check_layout(entries: Iterable[TensorEntry], data_start: int, file_bytes: i
         raise _fault(source, f"has {file_bytes - position} bytes after the last tensor that belong to none")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """``repr`` cut short: what a damaged file holds may be long or deeply nested."""
     return _REPR.repr(value)
 
