@@ -52,9 +52,7 @@ def test_the_verdict_names_the_figure_and_what_was_compared() -> None:
 def test_a_limit_without_its_figure_is_refused() -> None:
     with pytest.raises(UsageError, match="sets max_kl, which needs an original and a text"):
         judge(Gate(max_kl=1), {}, {}, {})
-    with pytest.raises(UsageError, match="task 'jsn'; tasks measured: json, all; did you mean 'json'"):
-        judge(Gate(min_golden={"jsn": 0.5}), KL, TOP, GOLDEN)
-    with pytest.raises(UsageError, match="no golden file was given"):
+    with pytest.raises(UsageError, match="task 'json', which was not measured"):
         judge(Gate(min_golden={"json": 0.5}), KL, TOP, {})
 
 

@@ -44,6 +44,12 @@ class GoldenSet:
     sha256: str
     prompts: tuple[GoldenPrompt, ...]
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names under which results are reported: the tasks in order, then ``all`` where there are several."""
+        names = list(dict.fromkeys(prompt.task for prompt in self.prompts))
+        return names if len(names) == 1 else [*names, ALL_TASKS]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenAnswer:
@@ -196,11 +202,10 @@ def judge_golden(
         )
         for row, (prompt, answer) in enumerate(zip(golden.prompts, answers, strict=True))
     )
-    names = list(dict.fromkeys(prompt.task for prompt in golden.prompts))
-    tasks = [_judge_task(name, [one for one in judged if one.task == name], confidence) for name in names]
-    if len(names) > 1:
-        tasks.append(_judge_task(ALL_TASKS, list(judged), confidence))
-    return GoldenResult(name=golden.name, sha256=golden.sha256, tasks=tuple(tasks), answers=judged)
+    tasks = tuple(
+        _judge_task(name, [one for one in judged if name in (one.task, ALL_TASKS)], confidence) for name in golden.tasks
+    )
+    return GoldenResult(name=golden.name, sha256=golden.sha256, tasks=tasks, answers=judged)
 
 
 def _is_right(answer: str, prompt: GoldenPrompt) -> bool:

@@ -30,10 +30,11 @@ def show(figure: Figure, digits: int = 4) -> str:
 
 
 def show_share(figure: Figure) -> str:
-    """A share in percent with its interval."""
+    """A share, or a change of one, in percent with its interval."""
+    places = 1 if abs(figure.value) >= 0.01 or figure.value == 0 else 4
     if figure.low is None or figure.high is None:
-        return f"{100 * figure.value:.1f} %"
-    return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+        return f"{100 * figure.value:.{places}f} %"
+    return f"{100 * figure.value:.{places}f} % [{100 * figure.low:.{places}f}, {100 * figure.high:.{places}f}]"
 
 
 def report_tables(report: EvaluationReport) -> tuple[Table, ...]:
@@ -53,7 +54,7 @@ def verdict_text(report: EvaluationReport) -> str:
     if report.gate is None:
         return ""
     checks = sorted(report.gate.checks, key=lambda check: check.passed)
-    lines = [f"{'kept  ' if check.passed else 'BROKEN'} {check.text}" for check in checks]
+    lines = [f"{'kept  ' if check.passed else 'FAILED'} {check.text}" for check in checks]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from flyweight import demo_model, kernels
 from flyweight.checkpoint.cache import cache_folder
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights
-from flyweight.errors import DataError, UsageError
+from flyweight.errors import DataError, UsageError, nearest
 from flyweight.evaluation.distributions import RowStatistics
 from flyweight.evaluation.figures import compare, kl_histogram, per_document, perplexities
 from flyweight.evaluation.gate import Gate, read_gate
@@ -114,6 +114,11 @@ def _check_gate(gate: Gate, job: "_Job") -> None:
         raise UsageError("the gate compares with an original on a text; give --against MODEL and --text FILE")
     if gate.min_golden and job.golden is None:
         raise UsageError("the gate sets min_golden; give golden prompts (--golden FILE)")
+    tasks = [] if job.golden is None else job.golden.tasks
+    for task in gate.min_golden:
+        if task not in tasks:
+            hint = nearest(task, tasks)
+            raise UsageError(f"the gate sets min_golden for task {task!r}; tasks: {', '.join(tasks)}{hint}")
 
 
 class _Subject:

@@ -1,0 +1,1 @@
+"""What joins the rooms below into one deliverable: for now the demo."""
