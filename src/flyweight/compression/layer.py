@@ -7,6 +7,7 @@ import numpy as np
 
 from flyweight.compression.rules import Assignment
 from flyweight.compression.statistics import InputStatistics
+from flyweight.errors import DataError
 from flyweight.formats.base import StoredWeight
 
 
@@ -40,7 +41,11 @@ class CompressedLayer:
 def compress_layer(
     assignment: Assignment, weight: StoredWeight, statistics: InputStatistics | None
 ) -> CompressedLayer:
-    """Apply the assignment to the layer's unquantized ``weight``."""
+    """Apply the assignment to the layer's unquantized ``weight``.
+
+    Raises:
+        DataError: when the method cannot use the inputs it was given.
+    """
     start = time.perf_counter()
     name = assignment.linear.name
     if assignment.format is None or assignment.method is None:
@@ -49,7 +54,12 @@ def compress_layer(
     else:
         dense = np.ascontiguousarray(weight.decode(), np.float32)
         inputs = statistics if assignment.needs_inputs else None
-        result = assignment.method.quantize(dense, inputs, assignment.format, assignment.options)
+        try:
+            result = assignment.method.quantize(dense, inputs, assignment.format, assignment.options)
+        except np.linalg.LinAlgError as error:
+            raise DataError(
+                f"{name} cannot be calibrated: {error}; try other calibration text, or a rule for it with method rtn"
+            ) from error
         stored, error, measured_on, damping, notes = (
             result.stored,
             result.error,

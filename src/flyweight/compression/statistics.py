@@ -4,6 +4,7 @@ It does not know where the inputs come from. Accumulation is in float32, in the 
 inputs in the same pieces give the same bits.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class InputStatistics:
     """
 
     def __init__(self, in_features: int, *, like: Any = None) -> None:
-        """``like`` is an array of the library and device to work in; None means numpy."""
+        """``like`` is an array of the library, device and dtype to work in; None means numpy and float32."""
         self.in_features = in_features
         self.tokens = 0
         self.cross: Any = None  # X^T targets, (in_features, out_features)
@@ -50,7 +51,7 @@ class InputStatistics:
             self._hessian: Any = np.zeros((in_features, in_features), np.float32)
         else:
             xp = array_namespace(like)
-            self._hessian = xp.zeros((in_features, in_features), dtype=xp.float32, device=like.device)
+            self._hessian = xp.zeros((in_features, in_features), dtype=like.dtype, device=like.device)
         self._diagonal: Any = None
         self._factor: tuple[tuple[bytes, float], Factor] | None = None
 
@@ -88,7 +89,7 @@ class InputStatistics:
         """Factor in place; damping is raised tenfold, up to 1, until the matrix is positive definite.
 
         Raises:
-            numpy.linalg.LinAlgError: when even damping 1 does not help (inputs that are not finite).
+            numpy.linalg.LinAlgError: when inputs were not finite, or even damping 1 does not help.
         """
         key = (b"" if order is None else order.tobytes(), damping)
         diagonal = self.diagonal
@@ -106,6 +107,8 @@ class InputStatistics:
             diagonal = xp.take(diagonal, xp.asarray(order))
         # A dead input would stop the factorization; any positive entry will do, nothing depends on it.
         mean = float(xp.mean(diagonal)) or 1.0
+        if not math.isfinite(mean):
+            raise np.linalg.LinAlgError("the inputs are not finite")
         filled = xp.where(diagonal == 0, xp.full_like(diagonal, mean), diagonal)
         used = damping
         while True:
