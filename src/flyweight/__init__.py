@@ -1,7 +1,49 @@
 """Flyweight makes an LLM checkpoint smaller, proves that it still answers as well, and runs it on a CPU."""
 
-from flyweight.errors import FlyweightError
+from flyweight.compression import CompressionReport, CompressOptions, Recipe, compress
+from flyweight.errors import (
+    CheckpointError,
+    DataError,
+    FlyweightError,
+    KernelError,
+    RecipeError,
+    ResourceError,
+    UnsupportedModelError,
+    UsageError,
+)
+from flyweight.evaluation.options import EvaluateOptions
+from flyweight.evaluation.report import EvaluationReport
+from flyweight.evaluation.run import evaluate
+from flyweight.progress import Bar, Progress, Silent
+from flyweight.runtime.generation import Completion, TextPiece
+from flyweight.runtime.language_model import LanguageModel
+from flyweight.runtime.load import load
+from flyweight.runtime.sampling import SamplingOptions
+from flyweight.version import __version__
 
-__version__ = "0.1.0"
-
-__all__ = ["FlyweightError", "__version__"]
+__all__ = [
+    "Bar",
+    "CheckpointError",
+    "Completion",
+    "CompressOptions",
+    "CompressionReport",
+    "DataError",
+    "EvaluateOptions",
+    "EvaluationReport",
+    "FlyweightError",
+    "KernelError",
+    "LanguageModel",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "ResourceError",
+    "SamplingOptions",
+    "Silent",
+    "TextPiece",
+    "UnsupportedModelError",
+    "UsageError",
+    "__version__",
+    "compress",
+    "evaluate",
+    "load",
+]

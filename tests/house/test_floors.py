@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "flyweight"
 FLOORS = [
-    {"errors", "progress"},
+    {"errors", "progress", "version"},
     {"registry", "kernels", "chat_template", "reporting", "demo_model"},
     {"tokenizer"},
     {"formats", "models", "machine"},

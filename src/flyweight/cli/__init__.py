@@ -10,18 +10,24 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from flyweight import __version__
+from flyweight.cli.chat import chat
+from flyweight.cli.compress import compress
+from flyweight.cli.demo import demo
+from flyweight.cli.evaluate import evaluate
+from flyweight.cli.generate import generate
+from flyweight.cli.inspect import inspect
 from flyweight.errors import FlyweightError, ResourceError
-
-VERBS = ("compress", "evaluate", "generate", "chat", "inspect", "demo")
+from flyweight.version import __version__
 
 app = cyclopts.App(
     name="flyweight",
     version=__version__,
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
 )
-for verb in VERBS:
-    app.command(f"flyweight.cli.{verb}:{verb}")
+COMMANDS = (compress, evaluate, generate, chat, inspect, demo)
+VERBS = tuple(command.__name__ for command in COMMANDS)
+for command in COMMANDS:
+    app.command(command, sort_key=VERBS.index(command.__name__))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flyweight import __version__
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights, check_finite
 from flyweight.compression.calibration import Calibration, read_calibration
@@ -23,6 +22,7 @@ from flyweight.formats.plain import FloatName, float_name, stored_plain
 from flyweight.models import linears_without_spec, read_spec
 from flyweight.models.spec import LinearSpec, ModelSpec
 from flyweight.tokenizer import Tokenizer
+from flyweight.version import __version__
 
 DEFAULT_LENGTH = 512
 PARTIAL_SUFFIX = ".partial"

@@ -6,10 +6,11 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flyweight import __version__, kernels
+from flyweight import kernels
 from flyweight.compression.job import Job
 from flyweight.compression.layer import LayerReport
 from flyweight.reporting import Facts, Page, Table, Text, format_bytes, format_seconds, write_page
+from flyweight.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

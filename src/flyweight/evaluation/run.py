@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import flyweight
 from flyweight import demo_model, kernels
 from flyweight.checkpoint.cache import cache_folder
 from flyweight.checkpoint.huggingface import Checkpoint
@@ -44,6 +43,7 @@ from flyweight.runtime.language_model import LanguageModel
 from flyweight.runtime.load import load
 from flyweight.runtime.prepared import ModelCompute, base_compute
 from flyweight.tokenizer import Tokenizer
+from flyweight.version import __version__
 
 LONGEST_DEFAULT_WINDOW = 2048
 
@@ -171,7 +171,7 @@ class _Subject:
     def key(self, *parts: str) -> str:
         """Names in the cache what this model says about ``parts``: everything that decides it is hashed in."""
         whole = "\n".join(
-            [str(STORAGE_VERSION), flyweight.__version__, kernels.isa(), self.facts.content_hash, self._compute, *parts]
+            [str(STORAGE_VERSION), __version__, kernels.isa(), self.facts.content_hash, self._compute, *parts]
         )
         return hashlib.sha256(whole.encode()).hexdigest()
 
@@ -204,7 +204,7 @@ class _Job:
             golden=golden_result,
             gate=None,
             options={name: _plain(value) for name, value in dataclasses.asdict(self.options).items()},
-            flyweight_version=flyweight.__version__,
+            flyweight_version=__version__,
             machine=Machine.detect().describe(),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             seconds=0.0,
