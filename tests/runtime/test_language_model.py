@@ -1,0 +1,310 @@
+"""A loaded model against transformers: logits of given tokens in any chunking, greedy answers, alone and in batches."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flyweight.errors import CheckpointError, ResourceError, UnsupportedModelError, UsageError
+from flyweight.runtime.generation import Completion
+from flyweight.runtime.language_model import LanguageModel
+from flyweight.runtime.load import load
+from flyweight.runtime.sampling import SamplingOptions
+from tests.support.checkpoints import tiny_llama_config, write_tiny_llama, write_word_tokenizer
+
+DATA = Path(os.environ.get("FLYWEIGHT_TEST_DATA", "/nonexistent"))
+STORIES = DATA / "models" / "stories3M"
+needs_stories = pytest.mark.skipif(not STORIES.is_dir(), reason="FLYWEIGHT_TEST_DATA does not hold models/stories3M")
+GREEDY = SamplingOptions(max_tokens=20, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    write_tiny_llama(path, num_layers=2, tied=False)
+    write_word_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LanguageModel:
+    return load(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Torch's threads wait actively: on a busy machine of two cores tiny steps would take seconds."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_prompts(count: int, *, low: int = 1, high: int = 40, vocab: int = 128, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, vocab, rng.integers(low, high)).tolist() for _ in range(count)]
+
+
+def their_model(folder: Path) -> Any:
+    torch = pytest.importorskip("torch")
+    return pytest.importorskip("transformers").AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def their_answer(theirs: Any, prompt: list[int], max_tokens: int, stop_ids: list[int] | None = None) -> list[int]:
+    torch = pytest.importorskip("torch")
+    ids = torch.tensor([prompt])
+    out = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=stop_ids,
+        pad_token_id=0,
+    )
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
+
+
+def gathered(model: LanguageModel, sequences: list[list[int]], chunk_tokens: int) -> list[Any]:
+    """The chunks of ``score`` put together, checked to come in order."""
+    found: list[list[Any]] = [[] for _ in sequences]
+    last = (0, 0)
+    for index, first, logits in model.score(sequences, chunk_tokens=chunk_tokens):
+        assert (index, first) >= last
+        assert logits.dtype == np.float32
+        assert first == sum(len(part) for part in found[index])
+        last = (index, first)
+        found[index].append(logits)
+    return [np.concatenate(parts) if parts else np.zeros((0, model.spec.vocab_size)) for parts in found]
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 64, 1000])
+def test_scores_are_the_logits_of_transformers_in_any_chunking(
+    model: LanguageModel, folder: Path, chunk_tokens: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = their_model(folder)
+    sequences = [*random_prompts(5), [], random_prompts(1, low=100, high=101)[0]]
+    free = model._cache.num_free_blocks
+    for tokens, ours in zip(sequences, gathered(model, sequences, chunk_tokens), strict=True):
+        assert len(ours) == len(tokens)
+        if tokens:
+            with torch.no_grad():
+                expected = theirs(torch.tensor([tokens])).logits[0].numpy()
+            np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert model._cache.num_free_blocks == free
+
+
+def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flyweight.runtime import language_model
+
+    monkeypatch.setattr(language_model, "LOGIT_BYTES", 4 * 128 * 10)
+    rows = [(first, len(logits)) for _, first, logits in model.score([[5] * 25], chunk_tokens=20)]
+    assert rows == [(0, 10), (10, 10), (20, 5)]
+
+
+def test_a_score_that_is_not_read_to_the_end_gives_the_cache_back(model: LanguageModel) -> None:
+    free = model._cache.num_free_blocks
+    scores = model.score([[5] * 100], chunk_tokens=16)
+    next(scores)
+    assert model._cache.num_free_blocks < free
+    scores.close()  # type: ignore[attr-defined]
+    assert model._cache.num_free_blocks == free
+
+
+def test_greedy_answers_are_those_of_transformers(model: LanguageModel, folder: Path) -> None:
+    theirs = their_model(folder)
+    prompts = random_prompts(8)
+    for prompt, ours in zip(prompts, model.generate(prompts, GREEDY, batch_size=3), strict=True):
+        assert list(ours.token_ids) == their_answer(theirs, prompt, 20)
+
+
+@pytest.mark.parametrize("options", [GREEDY, SamplingOptions(temperature=1.0, top_p=0.95, seed=5, max_tokens=20)])
+def test_a_batch_gives_the_answers_of_single_prompts(model: LanguageModel, options: SamplingOptions) -> None:
+    prompts = random_prompts(9, seed=1)
+    together = model.generate(prompts, options, batch_size=4)
+    for prompt, ours in zip(prompts, together, strict=True):
+        [alone] = model.generate([prompt], options)
+        assert (alone.text, alone.token_ids, alone.finish_reason) == (ours.text, ours.token_ids, ours.finish_reason)
+        pieces = list(model.stream(prompt, options))
+        assert "".join(piece.text for piece in pieces) == ours.text
+        assert [piece.token_id for piece in pieces] == list(ours.token_ids)
+        assert [piece.completion is not None for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+@needs_stories
+def test_a_trained_model_tells_the_story_that_transformers_tells() -> None:
+    torch = pytest.importorskip("torch")
+    ours, theirs = load(STORIES), their_model(STORIES)
+    prompts = ["Once upon a time", "Lily and Tom went to the", "The dog"]
+    for prompt, completion in zip(prompts, ours.generate(prompts, SamplingOptions(max_tokens=150)), strict=True):
+        ids, answer = ours.encode(prompt), list(completion.token_ids)
+        assert answer[:40] == their_answer(theirs, ids, 40, sorted(ours.stop_ids))
+        with torch.no_grad():  # each token is the most likely one after all before it: one pass instead of 150
+            logits = theirs(torch.tensor([ids + answer])).logits[0]
+        assert answer == logits[len(ids) - 1 : -1].argmax(dim=-1).tolist()
+        assert prompt + completion.text == ours.tokenizer.decode(ids + answer)
+
+
+@needs_stories
+def test_stop_strings_end_an_answer_across_tokens() -> None:
+    model = load(STORIES)
+    plain = last(model, "Once upon a time", SamplingOptions(max_tokens=60))
+    for stop in (" girl named", "rl na", ". She"):
+        place = plain.text.index(stop)
+        pieces = list(model.stream("Once upon a time", SamplingOptions(max_tokens=60, stop=("never said", stop))))
+        completion = pieces[-1].completion
+        assert completion is not None
+        assert (completion.finish_reason, completion.stop_string) == ("stop", stop)
+        assert completion.text == "".join(piece.text for piece in pieces) == plain.text[:place]
+
+
+def last(model: LanguageModel, prompt: Any, options: SamplingOptions) -> Completion:
+    *_, piece = model.stream(prompt, options)
+    assert piece.completion is not None
+    return piece.completion
+
+
+def test_each_prompt_may_have_its_own_options(model: LanguageModel) -> None:
+    prompts = random_prompts(2)
+    short, long = model.generate(prompts, [SamplingOptions(max_tokens=3), SamplingOptions(max_tokens=9)])
+    assert (len(short.token_ids), len(long.token_ids)) == (3, 9)
+    with pytest.raises(UsageError, match="1 options were given for 2 prompts"):
+        model.generate(prompts, [GREEDY])
+
+
+def test_prompts_are_text_conversations_or_ids(model: LanguageModel) -> None:
+    assert model.encode("w3 w4") == [3, 4]
+    assert model.encode([{"role": "w5", "content": "w6"}]) == [5, 6]
+    assert model.encode(np.array([3, 4])) == [3, 4]
+    assert last(model, "w3 w4", GREEDY).token_ids == last(model, [3, 4], GREEDY).token_ids
+    with pytest.raises(UsageError, match=r"a prompt is a string, a list of token ids, or a list of messages"):
+        model.encode(["w3"])  # type: ignore[list-item]
+
+
+def test_prompts_are_refused_before_anything_is_computed(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "forward", lambda batch: pytest.fail("it computed"))
+    with pytest.raises(UsageError, match="the prompt has 200 tokens and the context holds 128"):
+        model.generate([[5], [5] * 200], GREEDY)
+    with pytest.raises(UsageError, match="token id 128 is outside the model's vocabulary; ids go from 0 to 127"):
+        model.stream([5, 128])
+    with pytest.raises(UsageError, match="token id -1 is outside"):
+        model.generate([[-1]])
+    with pytest.raises(UsageError, match="a sequence has 129 tokens and the context holds 128"):
+        next(iter(model.score([[5] * 129])))
+    with pytest.raises(UsageError, match="no tokens"):
+        model.stream([])
+
+
+def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    model = load(tmp_path)
+    assert len(last(model, [5, 6], GREEDY).token_ids) == 20
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json, so it takes token ids only"):
+        model.stream("w3")
+
+
+def test_end_tokens_come_from_every_file(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    write_word_tokenizer(tmp_path)
+    assert load(tmp_path).stop_ids == {1, 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 77], "do_sample": True}))
+    model = load(tmp_path)
+    assert model.stop_ids == {1, 2, 77}
+    assert model.default_options.temperature == 1.0
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": "end"}))
+    with pytest.raises(CheckpointError, match="eos_token_id is 'end'; it must be an id or a list of ids"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_stored_dtype_and_compute_runs(tmp_path: Path, dtype: str, tied: bool) -> None:
+    pytest.importorskip("torch")
+    write_tiny_llama(tmp_path, dtype=dtype, tied=tied)
+    tokens = random_prompts(1, low=30)[0]
+    [expected] = gathered(load(tmp_path, backend="torch", compute="float32"), [tokens], 16)
+    for compute, limit in (("float32", 1e-4), ("bfloat16", 0.15)):
+        for kv_dtype in ("float32", "bfloat16"):
+            model = load(tmp_path, compute=compute, kv_dtype=kv_dtype)  # type: ignore[arg-type]
+            [ours] = gathered(model, [tokens], 16)
+            tolerance = max(limit, 0.05 if kv_dtype == "bfloat16" else 0.0)
+            assert np.abs(ours - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_the_torch_backend_gives_the_same_answers(model: LanguageModel, folder: Path) -> None:
+    pytest.importorskip("torch")
+    theirs = load(folder, backend="torch")
+    prompts = random_prompts(3)
+    for ours, other in zip(model.generate(prompts, GREEDY), theirs.generate(prompts, GREEDY), strict=True):
+        assert ours.token_ids == other.token_ids
+
+
+def test_moving_frequencies_see_whole_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flyweight.runtime import language_model
+
+    config = {**tiny_llama_config(max_positions=32), "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}
+    write_tiny_llama(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(language_model, "STEP_TOKENS", 4)
+    model, theirs = load(tmp_path), their_model(tmp_path)
+    prompt = random_prompts(1, low=25, high=26)[0]
+    assert list(last(model, prompt, SamplingOptions(max_tokens=3, ignore_eos=True)).token_ids) == their_answer(
+        theirs, prompt, 3
+    )
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        expected = theirs(torch.tensor([prompt])).logits[0].numpy()
+    np.testing.assert_allclose(gathered(model, [prompt], 4)[0], expected, atol=1e-4)
+
+
+def test_the_log_says_first_what_runs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="flyweight"):
+        model = load(folder, cache_tokens=100)
+    machine, formats, cache = model.description
+    assert [record.getMessage() for record in caplog.records[:3]] == [machine, formats, cache]
+    assert "kernels " in machine
+    assert machine.endswith("threads")
+    assert formats == "llama, 2 blocks on native kernels; linear layers: 14 float32 in float32; head float32"
+    assert cache == "KV cache float32, 112 tokens"
+
+
+def test_a_small_cache_limits_the_context(folder: Path) -> None:
+    model = load(folder, cache_tokens=48)
+    assert model.context_length == 48
+    assert last(model, [5] * 40, GREEDY).usage.completion_tokens == 8
+    with pytest.raises(UsageError, match="the prompt has 48 tokens and the context holds 48"):
+        model.stream([5] * 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"compute": "int4"}, UsageError, "compute='int4' is unknown; choose auto, float32, bfloat16, int8"),
+        ({"backend": "cuda"}, UsageError, "backend='cuda' is unknown; choose native or torch"),
+        ({"kv_dtype": "int8"}, UsageError, "kv_dtype='int8' is unknown; choose float32"),
+        ({"cache_tokens": 1}, UsageError, "cache_tokens=1 is not allowed; choose 16 or more"),
+        ({"cache_tokens": 10**15}, ResourceError, "choose fewer cache_tokens"),
+        ({"backend": "torch", "compute": "int8"}, UsageError, "compute='int8' is not available with backend='torch'"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(
+    folder: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        load(folder, **options)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    config = {**tiny_llama_config(), "model_type": "lama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"unknown model_type 'lama'.*did you mean 'llama'"):
+        load(tmp_path)
