@@ -56,7 +56,8 @@ class Plain:
 
     def prepare(self, stored: StoredWeight, compute: Compute) -> kernels.LinearHandle:
         check_compute(compute, ("float32", "bfloat16"), self.name)
-        return kernels.prepare_plain(stored.tensors["weight"], compute=compute)
+        exact = compute == "float32"
+        return kernels.prepare_plain(stored.tensors["weight"], compute="float32" if exact else "bfloat16")
 
 
 def stored_plain(weight: Array) -> StoredWeight:
