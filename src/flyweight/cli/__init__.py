@@ -23,6 +23,7 @@ app = cyclopts.App(
     name="flyweight",
     version=__version__,
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
+    result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
 COMMANDS = (compress, evaluate, generate, chat, inspect, demo)
 VERBS = tuple(command.__name__ for command in COMMANDS)

@@ -39,7 +39,7 @@ QUESTION_TASK = "json"
 class DemoSizes:
     """How much is measured; the defaults keep the demo under a minute on two cores."""
 
-    calibration_sequences: int = 48
+    calibration_sequences: int = 24
     documents: int = 300
     prompts_per_task: int = 20
     speed_rounds: int = 5
