@@ -45,7 +45,7 @@ def oracle(weight, x, form, order, target=None):
     for position, column in enumerate(columns):
         group = column // length
         if position % length == 0:
-            members = [c for c in columns[position : position + length]]
+            members = columns[position : position + length]
             scale, zero = form.parameters(current[:, members].min(axis=1), current[:, members].max(axis=1))
             scales[:, group] = scale
             zeros[:, group] = 0 if zero is None else zero

@@ -1,15 +1,17 @@
 """``flyweight compress``: arguments in, a compressed checkpoint and its report out."""
 
+import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from flyweight.compression import CompressOptions
+from flyweight.compression import CompressionPlan, CompressOptions, plan_compression
 from flyweight.compression import compress as compress_checkpoint
 from flyweight.progress import Bar
-from flyweight.reporting import print_table
+from flyweight.reporting import format_bytes, format_seconds, print_table
 
 
 def compress(
@@ -17,6 +19,7 @@ def compress(
     out: Path,
     *,
     recipe: str = "gptq-int4",
+    dry_run: bool = False,
     json: bool = False,
     options: Annotated[CompressOptions | None, Parameter(name="*")] = None,
 ) -> int:
@@ -37,11 +40,16 @@ def compress(
     out
         The folder to write; it must not exist.
     recipe
-        A preset (int8, int4, w8a8, gptq-int8, gptq-int4, gptq-int3) or the path of a YAML file.
+        The name of a preset (docs/recipes.md lists them) or the path of a YAML file.
+    dry_run
+        Check everything, run one block to see what memory and time the job would take, and write nothing.
     json
         Print the report as JSON on standard output.
     """
     options = CompressOptions() if options is None else options
+    if dry_run:
+        _print_plan(plan_compression(model, out, recipe, options), as_json=json)
+        return 0
     with Bar() as bar:
         try:
             report = compress_checkpoint(model, out, recipe, options, progress=bar)
@@ -56,3 +64,22 @@ def compress(
             Console(stderr=True).print(f"warning: {warning}", markup=False)
         print(f"{out}: {report.bits_per_weight:.2f} bits per weight, report in {out / 'report.html'}")
     return 0
+
+
+def _print_plan(plan: CompressionPlan, *, as_json: bool) -> None:
+    if as_json:
+        print(json_module.dumps(asdict(plan), indent=2))
+        return
+    layers = ", ".join(f"{count} {name}" for name, count in plan.layers.items())
+    print(f"layers       {layers}")
+    print(f"calibration  {plan.calibration}")
+    print(
+        f"memory       {format_bytes(plan.predicted_memory_bytes)} predicted; one block took "
+        f"{format_bytes(plan.measured_memory_bytes)}; largest: {plan.largest_item}"
+    )
+    if plan.on_disk:
+        print(f"on disk      activations kept on disk to keep the ceiling: {', '.join(plan.on_disk)}")
+    print(f"disk         {format_bytes(plan.disk_bytes)}")
+    print(f"time         about {format_seconds(plan.seconds)}")
+    for warning in plan.warnings:
+        print(f"warning      {warning}")

@@ -33,7 +33,7 @@ class Activations:
         if self._rows is not None:
             return self._rows[start:stop]
         values = np.empty((stop - start, self.width), np.float32)
-        target, position = memoryview(values).cast("B"), start * self.width * 4
+        target, position = values.data.cast("B"), start * self.width * 4
         while len(target):
             count = os.preadv(self._descriptor, [target], position)
             assert count > 0, "activations were read before they were written"
@@ -45,7 +45,7 @@ class Activations:
         if self._rows is not None:
             self._rows[start : start + len(values)] = values
             return
-        data, position = memoryview(np.ascontiguousarray(values, np.float32)).cast("B"), start * self.width * 4
+        data, position = np.ascontiguousarray(values, np.float32).data.cast("B"), start * self.width * 4
         while len(data):
             count = os.pwrite(self._descriptor, data, position)
             data, position = data[count:], position + count

@@ -104,7 +104,7 @@ class BlockRun:
         add: Callable[[BlockSpec, NativeOps, Array, Array], Array],
         feeding: tuple[LinearGroup, ...],
     ) -> None:
-        """Compress a projection onto the stream, which reads what ``inputs`` makes of the stream, and add its output."""
+        """Compress a projection onto the stream, whose inputs ``inputs`` makes of the stream, and add its output."""
         stream = self._streams.compressed
         statistics = InputStatistics(group.in_features) if self._needs_inputs(group) else None
         linear = group.linears[0]

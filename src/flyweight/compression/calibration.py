@@ -56,7 +56,8 @@ class Calibration:
     def summary(self) -> str:
         sequences, length = self.tokens.shape
         share = self.num_distinct / self.vocab_size
-        return f"{sequences} x {length} tokens of {self.source}, {self.num_distinct} distinct ({share:.1%} of the vocabulary)"
+        distinct = f"{self.num_distinct} distinct ({share:.1%} of the vocabulary)"
+        return f"{sequences} x {length} tokens of {self.source}, {distinct}"
 
 
 def read_calibration(
@@ -68,8 +69,8 @@ def read_calibration(
     seed: int,
     vocab_size: int,
 ) -> Calibration:
-    """Read ``path``: plain text (documents separated by ``<|endoftext|>``, or one document), ``.jsonl`` with ``text`` or
-    ``messages`` (through the chat template), or ``.npy`` with token ids (sequences, length), whose first rows are taken.
+    """Read plain text (documents separated by ``<|endoftext|>``, or one document), ``.jsonl`` with ``text`` or
+    ``messages`` (through the chat template), or ``.npy`` with token ids (sequences, length), whose first rows are used.
 
     Documents are shuffled by ``seed``, tokenized with the special tokens that the model expects, laid one after another
     and cut into ``sequences`` pieces of ``length`` tokens.
@@ -86,7 +87,9 @@ def read_calibration(
         tokens = _read_ids(path, sequences, length)
     else:
         if tokenizer is None:
-            raise DataError(f"calibration file {path} holds text, but the model has no tokenizer; give token ids as .npy")
+            raise DataError(
+                f"calibration file {path} holds text, but the model has no tokenizer; give token ids as .npy"
+            )
         tokens = _pack(path, tokenizer, sequences, length, seed)
     calibration = Calibration(tokens=tokens, source=path.name, vocab_size=vocab_size)
     _check_coverage(calibration, path)
@@ -100,7 +103,7 @@ def _read_ids(path: Path, sequences: int, length: int) -> Array:
         raise DataError(f"calibration file {path} is not a .npy array of token ids: {error}") from None
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise DataError(
-            f"calibration file {path} holds {ids.dtype} of shape {ids.shape}; needed are whole numbers (sequences, length)"
+            f"calibration file {path} holds {ids.dtype} of shape {ids.shape}; needed: whole numbers (sequences, length)"
         )
     if ids.shape[0] < sequences or ids.shape[1] < length:
         raise DataError(
@@ -177,8 +180,8 @@ def _check_coverage(calibration: Calibration, path: Path) -> None:
     tokens = calibration.tokens
     if tokens.size < FEWEST_TOKENS:
         raise DataError(
-            f"calibration with {tokens.size} tokens is too short: at least {FEWEST_TOKENS} are needed; raise --sequences "
-            "or --sequence-length"
+            f"calibration with {tokens.size} tokens is too short: at least {FEWEST_TOKENS} are needed; "
+            "raise --sequences or --sequence-length"
         )
     smallest, largest = int(tokens.min()), int(tokens.max())
     if smallest < 0 or largest >= calibration.vocab_size:
@@ -189,6 +192,6 @@ def _check_coverage(calibration: Calibration, path: Path) -> None:
         )
     if calibration.num_distinct < min(FEWEST_DISTINCT, calibration.vocab_size):
         raise DataError(
-            f"calibration file {path} uses only {calibration.num_distinct} different tokens of {calibration.vocab_size}; "
-            "give text of the kind that the model will meet"
+            f"calibration file {path} uses only {calibration.num_distinct} different tokens of "
+            f"{calibration.vocab_size}; give text of the kind that the model will meet"
         )

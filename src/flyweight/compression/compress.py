@@ -4,8 +4,10 @@ import os
 import time
 from pathlib import Path
 
+from flyweight.checkpoint.writer import check_free_disk
 from flyweight.compression.driver import Driver, remove_partial
 from flyweight.compression.job import check_job
+from flyweight.compression.memory import disk_bytes, plan_memory
 from flyweight.compression.options import CompressOptions
 from flyweight.compression.recipe import Recipe
 from flyweight.compression.report import CompressionReport, make_report, write_report
@@ -37,8 +39,15 @@ def compress(
     job = check_job(model, out, recipe, options)
     if options.restart:
         remove_partial(job.partial)
-    layers = Driver(job, listener).run()
+    plan = plan_memory(job, options.memory_bytes)
+    check_free_disk(job.partial, disk_bytes(job, plan) - _bytes_in(job.partial))
+    layers = Driver(job, plan, listener, ceiling=options.memory_bytes).run()
     report = make_report(job, layers, seconds=time.perf_counter() - start)
     write_report(report, job.partial)
     os.rename(job.partial, job.out)
     return report
+
+
+def _bytes_in(folder: Path) -> int:
+    """What an interrupted job has already written."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -14,30 +14,26 @@ from flyweight.checkpoint.compressed_tensors import linear_tensors, quantization
 from flyweight.checkpoint.safetensors_file import Array, StoredTensor
 from flyweight.checkpoint.writer import CheckpointWriter
 from flyweight.compression import states
-from flyweight.compression.activations import Activations
-from flyweight.compression.block import BlockRun, Streams
 from flyweight.compression.job import Job, Unit
 from flyweight.compression.journal import JOURNAL_FILE, Journal, sha256_of
-from flyweight.compression.layer import CompressedLayer, LayerReport, compress_layer
-from flyweight.compression.sequences import Sequences
-from flyweight.compression.statistics import InputStatistics
-from flyweight.errors import CheckpointError
+from flyweight.compression.layer import CompressedLayer, LayerReport
+from flyweight.compression.memory import MemoryPlan, peak_resident_bytes
+from flyweight.compression.units import UnitRunner
+from flyweight.errors import CheckpointError, ResourceError
 from flyweight.formats.base import Format
 from flyweight.formats.plain import Plain
 from flyweight.progress import Progress
-from flyweight.runtime.native_ops import NativeOps, PreparedBlock
+from flyweight.reporting import format_bytes
 
 REMEDY = "give --restart to throw that away, or choose another output folder"
 SCRATCH_FOLDER = "scratch"
 
 
 class Driver:
-    """Carries out ``job``. ``spilled``: what activations lie on disk rather than in memory (``stream``, ``inner``)."""
+    """Carries out ``job`` as ``plan`` says. ``ceiling``: bytes of resident memory that are not to be exceeded."""
 
-    def __init__(self, job: Job, progress: Progress, *, spilled: frozenset[str] = frozenset()) -> None:
-        self._job, self._progress, self._spilled = job, progress, spilled
-        self._scratch = job.partial / SCRATCH_FOLDER
-        self._made = 0
+    def __init__(self, job: Job, plan: MemoryPlan, progress: Progress, *, ceiling: int | None = None) -> None:
+        self._job, self._plan, self._progress, self._ceiling = job, plan, progress, ceiling
 
     def run(self) -> list[LayerReport]:
         """Write the checkpoint into ``job.partial``, which is then complete but for reports and its name.
@@ -45,24 +41,33 @@ class Driver:
         Raises:
             UsageError: when the folder holds another job's work.
             CheckpointError: when a shard that the journal names is missing or changed.
-            ResourceError: when the disk is full.
+            ResourceError: when the disk is full, or the first unit shows that the ceiling cannot be kept.
         """
         job = self._job
+        scratch = job.partial / SCRATCH_FOLDER
         writer = CheckpointWriter(job.partial)
         journal = Journal.open(job.partial, job.identity(), remedy=REMEDY)
         try:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch.mkdir()
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
             reports = self._adopt(writer, journal)
             self._progress.start("compress", len(job.assignments), done=len(reports))
-            streams = self._open_streams(journal)
+            runner = UnitRunner(
+                job,
+                spilled=self._plan.spilled,
+                scratch=scratch,
+                advance=lambda name: self._progress.advance(note=name),
+            )
+            self._resume(runner, journal)
             for index in range(len(journal.entries), len(job.units)):
-                reports += self._run_unit(index, writer, journal, streams)
-            reports += self._finish(writer, journal, streams)
+                before = peak_resident_bytes()
+                reports += self._run_unit(index, writer, journal, runner)
+                self._check_ceiling(before, index)
+            reports += self._finish(writer, runner)
         finally:
             self._progress.finish()
             journal.close()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         for leftover in (journal.path, *job.partial.glob("streams-*.safetensors")):
             leftover.unlink()
         return reports
@@ -78,59 +83,41 @@ class Driver:
             reports += [LayerReport(**{**layer, "notes": tuple(layer["notes"])}) for layer in entry["layers"]]
         return reports
 
-    def _open_streams(self, journal: Journal) -> Streams | None:
-        job = self._job
-        if job.calibration is None or job.spec is None:
-            return None
-        width = job.spec.hidden_size
-        streams = Streams(
-            compressed=self._make("stream", width),
-            original=self._make("stream", width) if job.wants_targets else None,
-        )
-        if journal.entries:
-            states.restore(job.partial / journal.entries[-1]["streams"], streams)
-        else:
-            states.embed(job.checkpoint, job.spec, job.calibration.tokens, streams)
-        return streams
+    def _resume(self, runner: UnitRunner, journal: Journal) -> None:
+        if not journal.entries:
+            runner.begin()
+        elif runner.streams is not None:
+            states.restore(self._job.partial / journal.entries[-1]["streams"], runner.streams)
 
     def _run_unit(
-        self, index: int, writer: CheckpointWriter, journal: Journal, streams: Streams | None
+        self, index: int, writer: CheckpointWriter, journal: Journal, runner: UnitRunner
     ) -> list[LayerReport]:
         """Compress one unit; everything it leaves is on the disk before its line is in the journal."""
         job, unit, start = self._job, self._job.units[index], time.perf_counter()
-        layers = self._compress(unit, streams)
+        layers = runner.run(unit)
         shard = self._shard_name(index)
         writer.write_shard(shard, self._tensors(unit, layers))
         entry = {"unit": unit.name, "shard": shard, "sha256": sha256_of(job.partial / shard)}
         reports = [layer.report for layer in layers.values()]
-        if streams is not None:
+        if runner.streams is not None:
             entry["streams"] = f"streams-{index:05}.safetensors"
-            states.save(job.partial / entry["streams"], streams)
+            states.save(job.partial / entry["streams"], runner.streams)
         seconds = time.perf_counter() - start
         journal.add({**entry, "seconds": seconds, "layers": [asdict(report) for report in reports]})
-        if index and streams is not None:
+        if index and runner.streams is not None:
             (job.partial / f"streams-{index - 1:05}.safetensors").unlink(missing_ok=True)
         return reports
 
-    def _compress(self, unit: Unit, streams: Streams | None) -> dict[str, CompressedLayer]:
-        job = self._job
-        if streams is None or job.spec is None or job.weights is None or unit.block is None:
-            layers = {}
-            for linear in unit.linears:
-                layers[linear.name] = compress_layer(job.assignments[linear.name], job.read(linear), None)
-                self._progress.advance(note=linear.name)
-            return layers
-        run = BlockRun(
-            job.spec.blocks[unit.block],
-            weights=job.weights,
-            assignments=job.assignments,
-            sequences=self._sequences,
-            streams=streams,
-            make=self._make,
-            compute=job.compute,
-            advance=lambda name: self._progress.advance(note=name),
+    def _check_ceiling(self, before: int, index: int) -> None:
+        """Stop a job whose block needed more than allowed; what is finished stays for a higher ceiling."""
+        peak = peak_resident_bytes()
+        if self._ceiling is None or peak <= max(self._ceiling, before):
+            return
+        raise ResourceError(
+            f"running {self._job.units[index].name} took {format_bytes(peak)} of memory, more than --memory "
+            f"{format_bytes(self._ceiling)} (predicted were {format_bytes(self._plan.peak_bytes)}, most of it "
+            f"{self._plan.largest}); raise --memory: the same command then goes on from here"
         )
-        return run.run()
 
     def _tensors(self, unit: Unit, layers: Mapping[str, CompressedLayer]) -> dict[str, Array | StoredTensor]:
         """The unit's shard: the layers as stored now, and whatever else the checkpoint holds of the same module."""
@@ -144,7 +131,7 @@ class Driver:
                 tensors.setdefault(name, self._job.checkpoint.lazy(name))
         return tensors
 
-    def _finish(self, writer: CheckpointWriter, journal: Journal, streams: Streams | None) -> list[LayerReport]:
+    def _finish(self, writer: CheckpointWriter, runner: UnitRunner) -> list[LayerReport]:
         """The last shard (embedding, final norm, head, and what belongs to no unit), index, config and companions."""
         job, checkpoint = self._job, self._job.checkpoint
         reports = []
@@ -156,7 +143,7 @@ class Driver:
         head = None if job.spec is None or job.spec.is_tied else job.assignments[job.spec.head.linears[0].name]
         if head is not None:
             if head.format is not None:
-                layer = self._compress_head(streams)
+                layer = runner.run_head()
                 tensors.update(linear_tensors(head.linear.name, layer.stored, activations=head.activations))
                 reports.append(layer.report)
             self._progress.advance(note=head.linear.name)
@@ -164,20 +151,6 @@ class Driver:
             writer.write_shard(self._shard_name(len(job.units)), tensors)
         writer.finish(self._config(), copied_from=checkpoint)
         return reports
-
-    def _compress_head(self, streams: Streams | None) -> CompressedLayer:
-        job = self._job
-        assert job.spec is not None and job.weights is not None and job.head is not None
-        statistics = None
-        if streams is not None and job.head.needs_inputs:
-            norm = job.spec.final_norm
-            block = PreparedBlock(groups={}, norms={norm.name: job.weights.norm(norm)})
-            cache = self._sequences.cache(job.spec.blocks[-1])
-            ops = NativeOps(block, cache)
-            statistics = InputStatistics(job.spec.hidden_size)
-            for piece in self._sequences.pieces(cache):
-                statistics.add(ops.norm(norm, streams.compressed.read(piece.start, piece.stop)))
-        return compress_layer(job.head, job.read(job.head.linear), statistics)
 
     def _config(self) -> dict[str, object]:
         job = self._job
@@ -189,17 +162,6 @@ class Driver:
         activations = {name: assignment.activations for name, assignment in job.assignments.items()}
         config = quantization_config(formats, activations=activations, ignore=ignored or ["lm_head"])
         return {**job.checkpoint.config, "quantization_config": config}
-
-    @property
-    def _sequences(self) -> Sequences:
-        assert self._job.calibration is not None
-        count, length = self._job.calibration.tokens.shape
-        return Sequences(count=count, length=length)
-
-    def _make(self, kind: str, width: int) -> Activations:
-        self._made += 1
-        file = self._scratch / f"{self._made}" if kind in self._spilled else None
-        return Activations(self._sequences.tokens, width, file=file)
 
     def _shard_name(self, index: int) -> str:
         return f"model-{index + 1:05}-of-{len(self._job.units) + 1:05}.safetensors"

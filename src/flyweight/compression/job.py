@@ -144,7 +144,9 @@ def _read_spec(checkpoint: Checkpoint, recipe: Recipe) -> tuple[ModelSpec | None
             raise UnsupportedModelError(
                 f"{error}; recipe {recipe.name!r} has to run the model. Recipes that need no run: {', '.join(free)}"
             ) from None
-        warning = f"{error}: compressed without knowing the model, by the shapes of its tensors alone; not evaluated here"
+        warning = (
+            f"{error}: compressed without knowing the model, by the shapes of its tensors alone; not evaluated here"
+        )
         return None, (warning,)
 
 
@@ -163,8 +165,8 @@ def _read_calibration(checkpoint: Checkpoint, spec: ModelSpec, recipe: Recipe, o
     path = options.calibration or recipe.calibration
     if path is None:
         raise DataError(
-            f"recipe {recipe.name!r} needs calibration text: give --calibration FILE (text, .jsonl or .npy), or choose a "
-            "recipe without it, such as int8 or int4"
+            f"recipe {recipe.name!r} needs calibration text: give --calibration FILE (text, .jsonl or .npy), or choose "
+            "a recipe without it, such as int8 or int4"
         )
     length = options.sequence_length or min(DEFAULT_LENGTH, spec.max_positions)
     if length > spec.max_positions:

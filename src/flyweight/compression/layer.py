@@ -38,9 +38,7 @@ class CompressedLayer:
     report: LayerReport
 
 
-def compress_layer(
-    assignment: Assignment, weight: StoredWeight, statistics: InputStatistics | None
-) -> CompressedLayer:
+def compress_layer(assignment: Assignment, weight: StoredWeight, statistics: InputStatistics | None) -> CompressedLayer:
     """Apply the assignment to the layer's unquantized ``weight``.
 
     Raises:
@@ -56,10 +54,10 @@ def compress_layer(
         inputs = statistics if assignment.needs_inputs else None
         try:
             result = assignment.method.quantize(dense, inputs, assignment.format, assignment.options)
-        except np.linalg.LinAlgError as error:
+        except np.linalg.LinAlgError as fault:
             raise DataError(
-                f"{name} cannot be calibrated: {error}; try other calibration text, or a rule for it with method rtn"
-            ) from error
+                f"{name} cannot be calibrated: {fault}; try other calibration text, or a rule for it with method rtn"
+            ) from fault
         stored, error, measured_on, damping, notes = (
             result.stored,
             result.error,

@@ -20,8 +20,8 @@ STRIP = 1024
 
 
 def factor_backwards_in_place(matrix: Any, diagonal: Any) -> None:
-    """Overwrite the upper triangle of ``matrix`` (n, n) with M, upper triangular, such that M M^T is the symmetric matrix
-    given by its strict upper triangle and ``diagonal`` (n,).
+    """Overwrite the upper triangle of ``matrix`` (n, n) with M, upper triangular, such that M M^T is the symmetric
+    matrix given by its strict upper triangle and ``diagonal`` (n,).
 
     Float32 needs a temporary of n * 4 * ``STRIP`` bytes.
 
@@ -75,7 +75,7 @@ def multiply_upper(rows: Any, upper: Any) -> Any:
 
 
 def solve_factored_in_place(upper: Any, rhs: Any) -> None:
-    """Overwrite ``rhs`` (n, m) with the solution Y of ``M M^T Y = rhs``; M is the upper triangle of ``upper`` (n, n)."""
+    """Overwrite ``rhs`` (n, m) with the solution Y of ``M M^T Y = rhs``, M the upper triangle of ``upper`` (n, n)."""
     xp = array_namespace(rhs)
     n = len(upper)
     starts = range(0, n, BLOCK)

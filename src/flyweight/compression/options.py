@@ -16,7 +16,8 @@ class CompressOptions:
     """
 
     calibration: Path | None = None
-    """Text for methods that calibrate: a text file (documents separated by <|endoftext|>), .jsonl with "text" or "messages", or token ids as .npy (sequences, length)."""
+    """Text for methods that calibrate: a text file (documents separated by <|endoftext|>), .jsonl with "text" or
+    "messages", or token ids as .npy (sequences, length)."""
 
     sequences: int = 128
     """How many calibration sequences to run."""
@@ -38,9 +39,6 @@ class CompressOptions:
 
     restart: bool = False
     """Throw away what an interrupted job left for this output, and begin again."""
-
-    dry_run: bool = False
-    """Check everything, run one block to measure memory and time, and write nothing."""
 
     def __post_init__(self) -> None:
         if self.sequences < 1:

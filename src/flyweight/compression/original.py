@@ -53,7 +53,9 @@ def run_attention(
     rows = make("stream", stream.width)
     for piece in pieces:
         x = stream.read(piece.start, piece.stop)
-        mixed = decoder.mix_heads(block.attention, block.index, ops, decoder.attention_input(block, ops, x), piece.batch)
+        mixed = decoder.mix_heads(
+            block.attention, block.index, ops, decoder.attention_input(block, ops, x), piece.batch
+        )
         y = ops.linear(block.attention.output, mixed)
         after = decoder.add_attention(block, ops, x, y)
         rows.write(piece.start, after if is_stream else y)

@@ -54,7 +54,7 @@ class Scheme:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """Layers whose module path matches one of the globs ``match`` are compressed so; with ``scheme`` None they are kept.
+    """Layers whose module path matches one of the globs ``match`` are stored so; with ``scheme`` None they are kept.
 
     ``options`` is the options object of ``method`` (``methods.METHODS[method].options_type``).
     """
@@ -90,8 +90,8 @@ class Recipe:
         """
         if not any(rule.scheme is not None and rule.scheme.granularity == "group" for rule in self.rules):
             raise RecipeError(
-                f"group size {group_size} was asked for, but recipe {self.name!r} has no rule with granularity 'group'; "
-                "leave --group-size out or choose another recipe"
+                f"group size {group_size} was asked for, but recipe {self.name!r} has no rule with granularity 'group';"
+                " leave --group-size out or choose another recipe"
             )
         rules = []
         for rule in self.rules:
@@ -195,7 +195,9 @@ def _options(kind: type[MethodOptions], data: Mapping[str, Any]) -> MethodOption
 def _globs(value: object, where: str) -> tuple[str, ...]:
     globs = [value] if isinstance(value, str) else value
     if not isinstance(globs, Sequence) or not globs or not all(isinstance(glob, str) and glob for glob in globs):
-        raise RecipeError(f"{where}: needs 'match', a glob over module paths (such as 'model.layers.*') or a list of them")
+        raise RecipeError(
+            f"{where}: needs 'match', a glob over module paths (such as 'model.layers.*') or a list of them"
+        )
     return tuple(globs)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flyweight import kernels
 from flyweight.compression.job import Job
 from flyweight.compression.layer import LayerReport
+from flyweight.compression.memory import peak_resident_bytes
 from flyweight.reporting import Facts, Page, Table, Text, format_bytes, format_seconds, write_page
 from flyweight.version import __version__
 
@@ -77,7 +78,7 @@ def make_report(job: Job, layers: list[LayerReport], *, seconds: float) -> Compr
         bits_per_weight=8.0 * sum(layer.nbytes for layer in layers) / max(parameters, 1),
         seconds=seconds,
         peak_memory_bytes=peak_resident_bytes(),
-        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, kernels {kernels.isa()} on {kernels.thread_count()} threads",
+        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {kernels.isa()} on {kernels.thread_count()} threads",
         version=__version__,
         warnings=job.warnings,
         layers=tuple(layers),
@@ -105,12 +106,3 @@ def write_report(report: CompressionReport, folder: Path) -> None:
         blocks=(*warnings, Facts(title="The job", facts=facts), report.table),
     )
     write_page(page, folder / "report.html")
-
-
-def peak_resident_bytes() -> int:
-    """The largest resident memory this process had so far, in bytes (0 where the system does not tell)."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)

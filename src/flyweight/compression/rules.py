@@ -38,8 +38,8 @@ def resolve(
     head: LinearSpec | None,
     weight_dtype: Callable[[LinearSpec], FloatName],
 ) -> dict[str, Assignment]:
-    """Assign every layer of ``linears`` (and the ``head``, None when it is tied to the embedding) by the first rule that
-    matches its name; the head takes part only in rules that name it without wildcards.
+    """Assign every layer of ``linears``, and the ``head`` (None when it is tied to the embedding), by the first rule
+    that matches its name; the head takes part only in rules that name it without wildcards.
 
     Raises:
         RecipeError: when a rule matches nothing, never wins, or asks for what a layer's shape does not allow. Every
@@ -93,7 +93,9 @@ def _check_used(recipe: Recipe, index: int, rule: Rule, names: Sequence[str], *,
             raise RecipeError(f"{where}: {glob!r} matches no layer of this model{hint}")
     if not has_won:
         earlier = ", ".join(repr(other.label) for other in recipe.rules[:index])
-        reason = f"earlier rules ({earlier}) take all its layers" if index else "a head needs a rule with its exact name"
+        reason = (
+            f"earlier rules ({earlier}) take all its layers" if index else "a head needs a rule with its exact name"
+        )
         raise RecipeError(f"{where}: {rule.label!r} never applies: {reason}; the first rule that matches wins")
 
 

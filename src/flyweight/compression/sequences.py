@@ -6,8 +6,6 @@ The pieces depend on the sequences' shape alone, so what is computed does not de
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from flyweight.models.spec import BlockSpec
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.kv_cache import BLOCK_SIZE, CachedSequence, KVCache
@@ -51,7 +49,7 @@ class Sequences:
     def pieces(self, cache: KVCache) -> Iterator[Piece]:
         """All pieces in order. Each overwrites the cache of the one before, and reads nothing it has not written."""
         made: dict[int, Batch] = {}
-        placeholder = np.zeros(self.length, np.int32)
+        placeholder = [0] * self.length
         for first in range(0, self.count, self.sequences_at_once):
             count = min(self.sequences_at_once, self.count - first)
             if count not in made:

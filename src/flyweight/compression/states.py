@@ -3,6 +3,7 @@
 It knows the embedding table and files; not what blocks do to the streams.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,6 @@ class StoredRows:
     def shape(self) -> tuple[int, int]:
         return self._activations.tokens, self._activations.width
 
-    def chunks(self):
+    def chunks(self) -> Iterator[Array]:
         for start in range(0, self._activations.tokens, ROWS_AT_ONCE):
             yield self._activations.read(start, min(start + ROWS_AT_ONCE, self._activations.tokens)).reshape(-1)

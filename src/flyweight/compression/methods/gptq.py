@@ -1,8 +1,8 @@
 """GPTQ: round the inputs' columns in turn, feeding each column's error to the columns that follow.
 
 Frantar et al., arXiv:2210.17323, in its left-looking form (Chee et al., arXiv:2307.13304, LDLQ). With
-``H = X^T X + damping = M M^T`` and M upper triangular, the loss of a rounding What is ``|(W - What) M|^2``. For columns B
-whose predecessors P are rounded, the weights that make up best for the errors so far are
+``H = X^T X + damping = M M^T`` and M upper triangular, the loss of a rounding What is ``|(W - What) M|^2``. For
+columns B whose predecessors P are rounded, the weights that make up best for the errors so far are
 ``W'_B = W_B + (W_P - What_P) M_PB (M_BB)^-1``; inside B the textbook loop runs with ``U_BB = (M_BB)^-1``.
 
 Scales of a group are chosen from W', the weights that will really be rounded, by the loss that the loop itself reports.
@@ -68,19 +68,19 @@ class GptqOptions:
         return (1.0,) if self.scales == "minmax" else clip_ratios(self.clip_smallest, self.clip_steps)
 
 
-def quantize(weight: Any, statistics: InputStatistics | None, format: IntGroup, options: GptqOptions) -> Quantized:
-    """Round ``weight`` (out_features, in_features), float32, with the inputs' ``statistics``, which it factors in place.
+def quantize(weight: Any, statistics: InputStatistics | None, form: IntGroup, options: GptqOptions) -> Quantized:
+    """Round ``weight`` (out_features, in_features), float32, with its inputs' ``statistics``, factored in place.
 
     Every linear that shares the inputs may pass the same statistics with the same options and group size: they are
     factored once.
     """
     assert statistics is not None, "gptq needs the statistics of its inputs"
     if statistics.tokens < options.fewest_tokens:
-        fallback = round_to_nearest(weight, None, format, RtnOptions(scales="mse"))
+        fallback = round_to_nearest(weight, None, form, RtnOptions(scales="mse"))
         note = f"saw {statistics.tokens} tokens, fewer than {options.fewest_tokens}: rounded to nearest"
         return Quantized(stored=fallback.stored, error=fallback.error, measured_on="weights", notes=(note,))
     xp = array_namespace(weight)
-    length = format.group_length(weight.shape[1])
+    length = form.group_length(weight.shape[1])
     dead = statistics.dead
     num_dead = int(xp.sum(xp.astype(dead, xp.int32)))
     factor = statistics.factor(options.damping, column_order(_host(statistics.diagonal), length, options.order))
@@ -91,7 +91,7 @@ def quantize(weight: Any, statistics: InputStatistics | None, format: IntGroup, 
         dead = dead if factor.order is None else xp.take(dead, xp.asarray(factor.order))
         ordered = xp.where(dead[None, :], xp.zeros_like(ordered), ordered)
     norm = _squared_norm(ordered, factor)
-    codes, scales, zeros, squared_error = _round_in_order(ordered, factor, format, options, length)
+    codes, scales, zeros, squared_error = _round_in_order(ordered, factor, form, options, length)
     if factor.order is not None:
         codes = xp.take(codes, xp.asarray(np.argsort(factor.order)), axis=1)
         if scales.shape[1] > 1:
@@ -100,7 +100,7 @@ def quantize(weight: Any, statistics: InputStatistics | None, format: IntGroup, 
     notes = [f"damping raised to {factor.damping:g}"] if factor.raised else []
     notes += [f"{num_dead} inputs were always zero"] if num_dead else []
     return Quantized(
-        stored=format.store(codes, scales, None if format.symmetric else zeros),
+        stored=form.store(codes, scales, None if form.symmetric else zeros),
         error=(squared_error / max(norm, 1e-30)) ** 0.5,
         measured_on="outputs",
         damping=factor.damping,
@@ -139,15 +139,15 @@ def _squared_norm(weight: Any, factor: Factor) -> float:
     rows = weight[::step, ...]
     projected = multiply_upper(rows, factor.upper)
     norm = float(xp.sum(projected * projected)) - factor.ridge * float(xp.sum(rows * rows))
-    return norm * weight.shape[0] / rows.shape[0]
+    return norm * (int(weight.shape[0]) / int(rows.shape[0]))
 
 
 def _round_in_order(
-    weight: Any, factor: Factor, format: IntGroup, options: GptqOptions, length: int
+    weight: Any, factor: Factor, form: IntGroup, options: GptqOptions, length: int
 ) -> tuple[Any, Any, Any, float]:
     """Codes (out, in), scales and zero points (rows, groups) in rounding order, and the squared error in outputs."""
     xp = array_namespace(weight)
-    out_features, in_features = weight.shape
+    in_features = weight.shape[1]
     upper = factor.upper
     errors = xp.zeros_like(weight)  # W - What
     codes = xp.zeros_like(weight, dtype=xp.int8)
@@ -159,8 +159,8 @@ def _round_in_order(
         current = weight[:, group]
         if begin:
             current = current + (errors[:, :begin] @ upper[:begin, group]) @ xp.linalg.inv(corner)
-        scale, zero = _choose_scales(current, corner, format, options)
-        group_codes, losses = _round_group(current, corner, scale, zero, format)
+        scale, zero = _choose_scales(current, corner, form, options)
+        group_codes, losses = _round_group(current, corner, scale, zero, form)
         scales.append(scale)
         zeros.append(zero)
         codes[:, group] = group_codes
@@ -170,20 +170,20 @@ def _round_in_order(
     return codes, xp.stack(scales, axis=1), xp.stack(zeros, axis=1), squared_error
 
 
-def _choose_scales(current: Any, corner: Any, format: IntGroup, options: GptqOptions) -> tuple[Any, Any]:
+def _choose_scales(current: Any, corner: Any, form: IntGroup, options: GptqOptions) -> tuple[Any, Any]:
     """A scale and a zero point (rows,) for weights ``current`` (rows, length) whose factor is ``corner``."""
     xp = array_namespace(current)
     low, high = xp.min(current, axis=1), xp.max(current, axis=1)
     best_scale, best_zero, best = None, None, None
     for ratio in options.ratios:
-        scale, zero = format.parameters(low * ratio, high * ratio)
+        scale, zero = form.parameters(low * ratio, high * ratio)
         zero = xp.zeros_like(scale) if zero is None else zero
         if len(options.ratios) == 1:
             return scale, zero
         if current.shape[1] <= COLUMNS_AT_ONCE:
-            loss = round_columns(current, xp.linalg.inv(corner), scale, zero, format).losses
+            loss = round_columns(current, xp.linalg.inv(corner), scale, zero, form).losses
         else:  # the diagonal of the loss stands for it where the loop would be long
-            rounded = format.quantize(current, scale[:, None], None if format.symmetric else zero[:, None])
+            rounded = form.quantize(current, scale[:, None], None if form.symmetric else zero[:, None])
             lost = (current - (rounded - zero[:, None]) * scale[:, None]) * xp.linalg.diagonal(corner)
             loss = xp.sum(lost * lost, axis=1)
         if best is None:
@@ -195,12 +195,12 @@ def _choose_scales(current: Any, corner: Any, format: IntGroup, options: GptqOpt
     return best_scale, best_zero
 
 
-def _round_group(current: Any, corner: Any, scale: Any, zero: Any, format: IntGroup) -> tuple[Any, Any]:
+def _round_group(current: Any, corner: Any, scale: Any, zero: Any, form: IntGroup) -> tuple[Any, Any]:
     """Codes and losses of a group's weights, in runs of at most ``COLUMNS_AT_ONCE`` columns."""
     xp = array_namespace(current)
     length = current.shape[1]
     if length <= COLUMNS_AT_ONCE:
-        columns = round_columns(current, xp.linalg.inv(corner), scale, zero, format)
+        columns = round_columns(current, xp.linalg.inv(corner), scale, zero, form)
         return columns.codes, columns.losses
     codes, errors = xp.zeros_like(current, dtype=xp.int8), xp.zeros_like(current)
     losses = xp.zeros_like(scale)
@@ -210,7 +210,7 @@ def _round_group(current: Any, corner: Any, scale: Any, zero: Any, format: IntGr
         now = current[:, run]
         if begin:
             now = now + (errors[:, :begin] @ corner[:begin, run]) @ inverse
-        columns = round_columns(now, inverse, scale, zero, format)
+        columns = round_columns(now, inverse, scale, zero, form)
         codes[:, run] = columns.codes
         errors[:, run] = current[:, run] - (columns.codes - zero[:, None]) * scale[:, None]
         losses = losses + columns.losses

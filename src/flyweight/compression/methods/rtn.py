@@ -48,44 +48,44 @@ def clip_ratios(smallest: float, steps: int) -> tuple[float, ...]:
     return tuple(1.0 - (1.0 - smallest) * step / (steps - 1) for step in range(steps))
 
 
-def quantize(weight: Any, statistics: InputStatistics | None, format: IntGroup, options: RtnOptions) -> Quantized:
+def quantize(weight: Any, statistics: InputStatistics | None, form: IntGroup, options: RtnOptions) -> Quantized:
     """Round ``weight`` (out_features, in_features) to nearest. ``statistics`` are not used."""
     xp = array_namespace(weight)
-    grouped = format.grouped(weight)
+    grouped = form.grouped(weight)
     rows = grouped.shape[0]
     codes, scales, zeros = [], [], []
     squared_error = 0.0
     for start in range(0, rows, ROWS_AT_ONCE):
         part = grouped[start : start + ROWS_AT_ONCE, ...]
-        scale, zero = choose_scales(part, format, options)
-        code = format.quantize(part, scale[..., None], None if zero is None else zero[..., None])
+        scale, zero = choose_scales(part, form, options)
+        code = form.quantize(part, scale[..., None], None if zero is None else zero[..., None])
         lost = part - _values(code, scale, zero)
         squared_error += float(xp.sum(lost * lost))
         codes.append(code)
         scales.append(scale)
         zeros.append(zero)
     return Quantized(
-        stored=format.store(
+        stored=form.store(
             xp.reshape(xp.concat(codes), weight.shape),
             xp.concat(scales),
-            None if format.symmetric else xp.concat(zeros),
+            None if form.symmetric else xp.concat(zeros),
         ),
         error=(squared_error / max(float(xp.sum(weight * weight)), 1e-30)) ** 0.5,
         measured_on="weights",
     )
 
 
-def choose_scales(grouped: Any, format: IntGroup, options: RtnOptions) -> tuple[Any, Any | None]:
+def choose_scales(grouped: Any, form: IntGroup, options: RtnOptions) -> tuple[Any, Any | None]:
     """Scales and zero points (rows, groups) for weights (rows, groups, length)."""
     xp = array_namespace(grouped)
     low, high = xp.min(grouped, axis=-1), xp.max(grouped, axis=-1)
-    best_scale, best_zero = format.parameters(low, high)
+    best_scale, best_zero = form.parameters(low, high)
     if options.scales == "minmax":
         return best_scale, best_zero
     best = xp.full(low.shape, xp.inf, dtype=grouped.dtype)
     for ratio in clip_ratios(options.clip_smallest, options.clip_steps):
-        scale, zero = format.parameters(low * ratio, high * ratio)
-        codes = format.quantize(grouped, scale[..., None], None if zero is None else zero[..., None])
+        scale, zero = form.parameters(low * ratio, high * ratio)
+        codes = form.quantize(grouped, scale[..., None], None if zero is None else zero[..., None])
         lost = grouped - _values(codes, scale, zero)
         error = xp.sum(lost * lost, axis=-1)
         better = error < best
