@@ -134,8 +134,10 @@ class Conversation:
         try:
             with contextlib.closing(self._model.stream(self._messages, self._options)) as pieces:
                 for piece in pieces:
-                    show(piece.text)
-                    text.append(piece.text)
+                    fresh = piece.text if text else piece.text.lstrip()  # the space that joins it to the prompt
+                    if fresh:
+                        show(fresh)
+                        text.append(fresh)
                     completion = piece.completion
         except UsageError as error:
             self._messages.pop()
