@@ -89,14 +89,20 @@ def _check_used(recipe: Recipe, index: int, rule: Rule, names: Sequence[str], *,
     where = f"recipe {recipe.name!r}, rule {index + 1}"
     for glob in rule.match:
         if not any(fnmatchcase(name, glob) for name in names):
-            hint = nearest(glob, names) or f"; layers are named like {names[0]!r}"
-            raise RecipeError(f"{where}: {glob!r} matches no layer of this model{hint}")
+            raise RecipeError(f"{where}: {glob!r} matches no layer of this model{_hint(glob, names)}")
     if not has_won:
         earlier = ", ".join(repr(other.label) for other in recipe.rules[:index])
         reason = (
             f"earlier rules ({earlier}) take all its layers" if index else "a head needs a rule with its exact name"
         )
         raise RecipeError(f"{where}: {rule.label!r} never applies: {reason}; the first rule that matches wins")
+
+
+def _hint(glob: str, names: Sequence[str]) -> str:
+    """What the glob may have meant: a layer's name, or the tail of one as long as the glob's literal part."""
+    literal = glob.strip("*.")
+    tails = dict.fromkeys(".".join(name.split(".")[-literal.count(".") - 1 :]) for name in names)
+    return nearest(glob, names) or nearest(literal, tails) or f"; layers are named like {names[0]!r}"
 
 
 def group_by_format(assignments: Mapping[str, Assignment]) -> dict[str, int]:
