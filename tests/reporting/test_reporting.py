@@ -59,6 +59,7 @@ def test_seconds_and_intervals() -> None:
     assert format_interval(0.00123456, 0.001, 0.002) == "0.00123 [0.00100, 0.00200]"
     assert format_interval(0.0, 0.0, 0.01) == "0.000 [0.000, 0.010]"
     assert format_interval(0.5, None, None) == "0.500"
+    assert format_interval(0.0000475, 0.0000399, 0.0000569) == "4.75e-05 [3.99e-05, 5.69e-05]"
 
 
 def test_a_table_prints_cells_literally_and_whole() -> None:

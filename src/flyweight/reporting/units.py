@@ -5,6 +5,7 @@ import re
 from flyweight.errors import UsageError
 
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SMALLEST_PLAIN = 1e-3  # smaller values are written with an exponent
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", re.IGNORECASE)
 
 
@@ -58,11 +59,13 @@ def format_interval(value: float, low: float | None, high: float | None, digits:
     '12.35 [12.10, 12.60]'
     >>> format_interval(0.5, None, None)
     '0.500'
+    >>> format_interval(0.0000475, 0.0000399, 0.0000569)
+    '4.75e-05 [3.99e-05, 5.69e-05]'
     """
-    places = _places(value, digits)
+    form = f".{digits - 1}e" if 0 < abs(value) < SMALLEST_PLAIN else f".{_places(value, digits)}f"
     if low is None or high is None:
-        return f"{value:.{places}f}"
-    return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _places(value: float, digits: int) -> int:

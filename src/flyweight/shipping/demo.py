@@ -30,15 +30,15 @@ from flyweight.runtime.load import load
 from flyweight.runtime.sampling import SamplingOptions
 
 ORIGINAL = "original"
-RECIPES = ("int8", "int4", "gptq-int8", "gptq-int4")
 MARKER = ".flyweight-demo"
 QUESTION_TASK = "json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoSizes:
-    """How much is measured; the defaults keep the demo under a minute on two cores."""
+    """What is compressed and how much is measured; the defaults keep the demo under a minute on two cores."""
 
+    recipes: tuple[str, ...] = ("int8", "int4", "gptq-int8", "gptq-int4")
     calibration_sequences: int = 24
     documents: int = 300
     prompts_per_task: int = 20
@@ -112,7 +112,7 @@ def run_demo(out: Path, *, sizes: DemoSizes | None = None, progress: Progress | 
     progress = progress if progress is not None else Silent()
     _clear(out)
     original = demo_model.model_path()
-    models = tuple(_make(recipe, out, original, sizes, progress) for recipe in RECIPES)
+    models = tuple(_make(recipe, out, original, sizes, progress) for recipe in sizes.recipes)
     question = next(prompt for prompt in read_golden(demo_model.golden_path()).prompts if prompt.task == QUESTION_TASK)
     loaded = {ORIGINAL: load(original)} | {one.name: load(one.folder) for one in models}
     answers = {name: _ask(model, question) for name, model in loaded.items()}
