@@ -69,8 +69,7 @@ def predict(job: Job, spilled: frozenset[str]) -> MemoryPlan:
     if job.calibration is None or job.spec is None:
         stages = [(f"compressing {linear.name}", _method_items(job, linear, False)) for linear in _linears(job)]
     else:
-        count, length = job.calibration.tokens.shape
-        sequences = Sequences(count=count, length=length)
+        sequences = Sequences.of(job.calibration.tokens, job.spec)
         stages = [stage for block in job.spec.blocks for stage in _block_stages(job, block, sequences, spilled)]
     stage, items = max(stages, key=lambda stage: sum(stage[1].values()))
     items = {**base, **items}

@@ -5,12 +5,15 @@ The pieces depend on the sequences' shape alone, so what is computed does not de
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
-from flyweight.models.spec import BlockSpec
+from flyweight.formats.base import Array
+from flyweight.models.spec import BlockSpec, ModelSpec
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.kv_cache import BLOCK_SIZE, CachedSequence, KVCache
 
-TOKENS_AT_ONCE = 512
+PIECE_VALUES = 1 << 22  # of the widest activation in a piece
+FEWEST_TOKENS_AT_ONCE, MOST_TOKENS_AT_ONCE = 512, 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +27,18 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sequences:
-    """``count`` sequences of ``length`` tokens."""
+    """``count`` sequences of ``length`` tokens, for a model whose widest activation has ``widest`` features."""
 
     count: int
     length: int
+    widest: int
+
+    @classmethod
+    def of(cls, tokens: Array, spec: ModelSpec) -> Self:
+        """The sequences of a matrix of token ids (count, length)."""
+        count, length = tokens.shape
+        widest = max(group.out_features for block in spec.blocks for group in block.groups)
+        return cls(count=count, length=length, widest=widest)
 
     @property
     def tokens(self) -> int:
@@ -35,7 +46,8 @@ class Sequences:
 
     @property
     def sequences_at_once(self) -> int:
-        return min(self.count, max(1, TOKENS_AT_ONCE // self.length))
+        tokens = min(max(PIECE_VALUES // self.widest, FEWEST_TOKENS_AT_ONCE), MOST_TOKENS_AT_ONCE)
+        return min(self.count, max(1, tokens // self.length))
 
     @property
     def tokens_at_once(self) -> int:

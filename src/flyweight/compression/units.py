@@ -85,8 +85,8 @@ class UnitRunner:
     @property
     def _sequences(self) -> Sequences:
         assert self._job.calibration is not None
-        count, length = self._job.calibration.tokens.shape
-        return Sequences(count=count, length=length)
+        assert self._job.spec is not None
+        return Sequences.of(self._job.calibration.tokens, self._job.spec)
 
     def _make(self, kind: str, width: int) -> Activations:
         self._made += 1
