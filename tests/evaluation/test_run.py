@@ -1,6 +1,8 @@
 """The whole evaluation on tiny checkpoints: against formulas over the model's own logits, and what it refuses."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from flyweight.evaluation import run
 from flyweight.evaluation.options import EvaluateOptions
 from flyweight.evaluation.report import EvaluationReport
 from flyweight.evaluation.run import evaluate
+from flyweight.runtime.language_model import LanguageModel
 from flyweight.runtime.load import load
 from tests.support.checkpoints import write_tiny_llama, write_word_tokenizer
 
@@ -127,10 +130,15 @@ def test_a_cached_original_is_not_loaded_and_a_changed_one_is(
 ) -> None:
     original, candidate = models
     loaded: list[Path] = []
+    alive: list[weakref.ref[LanguageModel]] = []
 
     def spy(checkpoint, **options):  # type: ignore[no-untyped-def]
+        gc.collect()
+        assert not any(one() for one in alive), "two models are held at once"
         loaded.append(checkpoint.folder)
-        return load(checkpoint, **options)
+        model = load(checkpoint, **options)
+        alive.append(weakref.ref(model))
+        return model
 
     monkeypatch.setattr(run, "load", spy)
     first = evaluate(candidate, against=original, text=text, golden=golden, options=QUICK)

@@ -53,8 +53,9 @@ def test_nineteen_in_twenty_intervals_hold_the_truth_although_tokens_of_a_docume
 
 def test_quantiles_are_weighted_by_how_often_a_document_was_drawn() -> None:
     generator = np.random.default_rng(4)
-    index = np.repeat(np.arange(25), 8)
-    values = generator.exponential(1, 200)
+    index = np.repeat(np.arange(25), np.arange(2, 16).tolist() + [8] * 8 + [5, 6, 6])
+    values = generator.exponential(1, len(index))
+    assert len(values) == 200
     median, p99 = bootstrap(index, num_resamples=200).quantiles(values, (0.5, 0.99))
     draws = np.random.default_rng(0).multinomial(25, np.full(25, 1 / 25), size=200)
     medians = []

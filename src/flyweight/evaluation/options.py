@@ -44,7 +44,7 @@ class EvaluateOptions:
     against_compute: ModelCompute = "auto"
     """What the original's activations are computed in."""
 
-    chunk_tokens: int = 256
+    chunk_tokens: int = 512
     """Tokens whose logits are held at once."""
 
     confidence: float = 0.95
