@@ -249,3 +249,11 @@ def test_encoding_helpers_write_what_the_reader_accepts(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(encode_safetensors({"a": np.arange(4, dtype=np.float32)}))
     np.testing.assert_array_equal(SafetensorsFile(path).read("a"), np.arange(4, dtype=np.float32))
+
+
+def test_config_keys_that_nobody_reads_are_named(model, capsys, caplog):
+    rewrite(model, lambda config, tensors: config.update(attention_twist=3))
+    assert main([str(word) for word in compress(model, "--json")]) == 0
+    assert "attention_twist" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert main(["generate", str(model.parent / "out"), "w3", "--max-tokens", "1"]) == 0
+    assert "attention_twist" in caplog.text

@@ -137,7 +137,7 @@ def check_job(model: str | Path, out: str | Path, recipe: str | Path | Recipe, o
 def _read_spec(checkpoint: Checkpoint, recipe: Recipe) -> tuple[ModelSpec | None, tuple[str, ...]]:
     """The model's spec; None, with a warning, where it is not known and the recipe needs no calibration."""
     try:
-        return read_spec(checkpoint.config), ()
+        spec = read_spec(checkpoint.config)
     except UnsupportedModelError as error:
         if recipe.needs_calibration:
             free = [name for name in preset_names() if not read_recipe(name).needs_calibration]
@@ -148,6 +148,9 @@ def _read_spec(checkpoint: Checkpoint, recipe: Recipe) -> tuple[ModelSpec | None
             f"{error}: compressed without knowing the model, by the shapes of its tensors alone; not evaluated here"
         )
         return None, (warning,)
+    if not spec.unread_keys:
+        return spec, ()
+    return spec, (f"config.json has keys that {spec.architecture} does not read: {', '.join(spec.unread_keys)}",)
 
 
 def _unknown_linears(checkpoint: Checkpoint) -> tuple[LinearSpec, ...]:

@@ -80,6 +80,8 @@ def load(
     )
     for line in description:
         log.info(line)
+    if spec.unread_keys:
+        log.warning("config.json has keys that %s does not read: %s", spec.architecture, ", ".join(spec.unread_keys))
     progress = progress if progress is not None else Silent()
     cache: KVCache
     ops: Ops
