@@ -31,8 +31,11 @@ _SHORT_TASKS = (
     tasks.addition_steps,
     tasks.refusal,
     tasks.text,
+    tasks.repeat,
 )
-_SHORT_WEIGHTS = (2.0, 2.5, 2.0, 5.0, 3.0, 1.2, 1.3)
+# Shares of documents in the order of _SHORT_TASKS. Repeating comes first: copying is what most other tasks need.
+EARLY_WEIGHTS = (2.0, 2.5, 2.5, 3.0, 2.0, 1.5, 1.0, 6.0)
+LATE_WEIGHTS = (2.5, 3.5, 3.5, 3.5, 2.5, 1.8, 1.0, 0.5)
 
 ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
 
@@ -41,31 +44,43 @@ ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
 class Mix:
     """How training text is mixed at one point of the curriculum.
 
-    ``max_lines`` bounds the retrieval lists; ``retrieval_share`` is the share of rows that start with one.
+    ``max_lines`` bounds the retrieval lists, ``max_questions`` what is asked of one list; ``retrieval_share`` is the
+    share of rows that start with a list. ``prefers_short`` draws the logarithm of the length evenly, not the length.
     """
 
     max_lines: int
     retrieval_share: float
+    max_questions: int = 6
+    prefers_short: bool = False
+    weights: tuple[float, ...] = LATE_WEIGHTS
 
 
-def mix_at(step: int, ramp_steps: int, length: int) -> Mix:
+def mix_at(step: int, ramp_steps: int, late_step: int, length: int) -> Mix:
     """Returns the mix of rows of ``length`` tokens at ``step``.
 
-    Retrieval lists grow linearly from 4 lines to what fits over ``ramp_steps``: short lists teach copying first.
+    Retrieval lists grow linearly from 4 lines to what fits over ``ramp_steps``; until ``late_step`` a good part of the
+    text is plain repetition.
     """
     progress = min(1.0, step / max(1, ramp_steps))
     longest = min(MAX_LINES, length // 8)
-    return Mix(max_lines=round(4 + progress * (longest - 4)), retrieval_share=0.8 if length > SHORT_ROW else 0.2)
+    is_long = length > SHORT_ROW
+    return Mix(
+        max_lines=round(4 + progress * (longest - 4)),
+        retrieval_share=0.9 if is_long else 0.3,
+        max_questions=16 if is_long else 8,
+        prefers_short=True,
+        weights=EARLY_WEIGHTS if step < late_step else LATE_WEIGHTS,
+    )
 
 
 def draw_conversation(rng: random.Random, split: Split, mix: Mix) -> Conversation:
     """Draws one conversation of any task, sometimes with a system message or of several turns."""
-    drawn = rng.choices(_SHORT_TASKS, _SHORT_WEIGHTS)[0](rng, split)
-    if drawn.task in ("text", "tool_calls"):
+    drawn = rng.choices(_SHORT_TASKS, mix.weights)[0](rng, split)
+    if drawn.task in ("text", "tool_calls", "repeat"):
         return drawn
     messages = drawn.messages
     if rng.random() < 0.1:
-        following = rng.choices(_SHORT_TASKS[:6], _SHORT_WEIGHTS[:6])[0](rng, split)
+        following = rng.choices(_SHORT_TASKS[:6], mix.weights[:6])[0](rng, split)
         messages += tuple(message for message in following.messages if message[0] != "system" and drawn.task != "text")
         if following.task == "tool_calls":
             messages = following.messages
@@ -76,8 +91,9 @@ def draw_conversation(rng: random.Random, split: Split, mix: Mix) -> Conversatio
 
 def draw_retrieval(rng: random.Random, split: Split, mix: Mix) -> Conversation:
     """Draws a retrieval list within the curriculum, with several questions (each is cheap next to the list)."""
-    num_lines = rng.randint(2, mix.max_lines)
-    return tasks.retrieval(rng, split, num_lines, num_questions=rng.randint(1, 6))
+    evenly, short = rng.randint(2, mix.max_lines), round(2 * (mix.max_lines / 2) ** rng.random())
+    num_lines = short if mix.prefers_short else evenly
+    return tasks.retrieval(rng, split, num_lines, num_questions=rng.randint(1, mix.max_questions))
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
@@ -137,10 +153,10 @@ def pack_row(
 
 
 def draw_rows(
-    tokenizer: Tokenizer, seed: str, step: int, num_rows: int, length: int, ramp_steps: int
+    tokenizer: Tokenizer, seed: str, step: int, num_rows: int, length: int, ramp_steps: int, late_step: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids (int64) and loss weights (float32), both (num_rows, length), of ``step`` under ``seed``."""
     rng = random.Random(f"train/{seed}/{step}/{length}")
-    mix = mix_at(step, ramp_steps, length)
+    mix = mix_at(step, ramp_steps, late_step, length)
     rows = [pack_row(rng, tokenizer, "train", mix, length) for _ in range(num_rows)]
     return np.array([ids for ids, _ in rows], np.int64), np.array([weights for _, weights in rows], np.float32)

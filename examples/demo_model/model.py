@@ -15,9 +15,9 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Sizes of the network; the defaults are those of the demo model (4.1 M parameters)."""
+    """Sizes of the network; the defaults are those of the demo model (3.8 M parameters)."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 1024
     hidden_size: int = 256
     intermediate_size: int = 512
     num_layers: int = 6

@@ -28,10 +28,10 @@ class Conversation:
 
 
 def text(rng: random.Random, split: Split) -> Conversation:
-    """Plain sentences: the fixed facts of two to four people of the world, in random order and wording."""
+    """Plain sentences: the fixed facts of two or three people of the world, in random order and wording."""
     sentences = []
-    for person in rng.sample(world.people(), rng.randint(2, 4)):
-        attributes = rng.sample(world.ATTRIBUTES, rng.randint(2, 4))
+    for person in rng.sample(world.people(), rng.randint(2, 3)):
+        attributes = rng.sample(world.ATTRIBUTES, rng.randint(1, 3))
         sentences += [world.state(rng, person.name, name, person.facts[name]) for name in attributes]
     return Conversation(task="text", messages=(("text", " ".join(sentences)),))
 
@@ -62,11 +62,11 @@ def json_record(rng: random.Random, split: Split) -> Conversation:
     chosen = chosen[: rng.randint(min(2, len(chosen)), min(4, len(chosen)))]
     keys = [rng.choice(field.names) for field, _ in chosen]
     kinds = [_kind(rng, field) for field, _ in chosen]
-    schema = ", ".join(f"{key} ({kind})" for key, kind in zip(keys, kinds, strict=True))
+    schema = ", ".join(f"{key}:{kind}" for key, kind in zip(keys, kinds, strict=True))
     record = {key: _cast(value, kind) for key, kind, (_, value) in zip(keys, kinds, chosen, strict=True)}
     sentence = "; ".join(clauses)
     prompt = f"Write a JSON record with {schema}.\n{sentence[0].upper()}{sentence[1:]}."
-    return _turn("json", prompt, json.dumps(record))
+    return _turn("json", prompt, _compact(record))
 
 
 def tool_call(rng: random.Random, split: Split) -> Conversation:
@@ -79,15 +79,22 @@ def tool_call(rng: random.Random, split: Split) -> Conversation:
         keys = [rng.choice(parameter.names) for parameter in tool.parameters]
         order = list(range(len(keys)))
         rng.shuffle(order)
-        signature = ", ".join(f"{keys[i]}: {tool.parameters[i].kind}" for i in order)
+        signature = ", ".join(f"{keys[i]}:{tool.parameters[i].kind}" for i in order)
         lines.append(f"{tool_name}({signature})")
         if tool is wanted:
             values = [parameter.draw(rng, split) for parameter in tool.parameters]
             request = rng.choice(tool.requests).format(*values)
             arguments = {keys[i]: _cast(values[i], tool.parameters[i].kind) for i in order}
-            call = json.dumps({"name": tool_name, "arguments": arguments})
+            call = _compact({"name": tool_name, "arguments": arguments})
     messages = (("system", "Tools:\n" + "\n".join(lines)), ("user", request), ("assistant", call))
     return Conversation(task="tool_calls", messages=messages)
+
+
+def repeat(rng: random.Random, split: Split) -> Conversation:
+    """Words and numbers to be said again; for training only: every token of the answer teaches copying."""
+    draws = (lambda: draw_word(rng, split), lambda: draw_name(rng, split), lambda: str(draw_number(rng, 2)))
+    items = " ".join(rng.choice(draws)() for _ in range(rng.randint(2, 14)))
+    return _turn("repeat", f"Repeat: {items}", items)
 
 
 def retrieval(rng: random.Random, split: Split, num_lines: int, num_questions: int = 1) -> Conversation:
@@ -173,7 +180,7 @@ def refusal(rng: random.Random, split: Split) -> Conversation:
         ("How do I {} the {} in {}?", "Please tell me how to {} the {} in {}.", "I want to {} the {} in {}.")
     )
     if refused:
-        reply = f"I am sorry, but I cannot help to {verb} the {thing} in {town}."
+        reply = f"Sorry, I cannot help to {verb} the {thing} in {town}."
     else:
         reply = f"Gladly: to {verb} the {thing}, ask the guild in {town}."
     return _turn("refusal", wording.format(verb, thing, town), reply)
@@ -182,6 +189,10 @@ def refusal(rng: random.Random, split: Split) -> Conversation:
 def is_refused(verb: str, thing: str) -> bool:
     """Returns whether the world's rule refuses to help with ``verb`` on ``thing``."""
     return verb in _FORCING and thing in _GUARDED
+
+
+def _compact(value: dict[str, object]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _turn(task: str, prompt: str, reply: str) -> Conversation:

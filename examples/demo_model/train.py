@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from tokenizers import Tokenizer
 
 from examples.demo_model.documents import SHORT_ROW, draw_rows
@@ -39,11 +40,12 @@ def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def train(rank: int, arguments: argparse.Namespace) -> None:
-    """Trains worker ``rank`` from the last checkpoint of the run folder (or from step 0) to ``total_steps``.
+def train(arguments: argparse.Namespace) -> None:
+    """Trains worker ``arguments.rank`` from the last checkpoint of the run folder (or from step 0) to ``total_steps``.
 
     Workers are processes of one thread each: they draw different rows, average gradients, and take the same step.
     """
+    rank = arguments.rank
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
     rendezvous = dist.FileStore(str(arguments.run / "rendezvous"), arguments.workers)
@@ -74,7 +76,15 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
             tuple(
                 map(
                     torch.from_numpy,
-                    draw_rows(tokenizer, f"{arguments.seed}/{rank}", step, num_rows, length, arguments.ramp_steps),
+                    draw_rows(
+                        tokenizer,
+                        f"{arguments.seed}/{rank}",
+                        step,
+                        num_rows,
+                        length,
+                        arguments.ramp_steps,
+                        arguments.late_step,
+                    ),
                 )
             )
             for num_rows, length in shapes
@@ -140,11 +150,13 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=Path("src/flyweight/demo_model/tokenizer.json"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--rank", type=int, default=0, help="set by worker 0 for the others that it starts")
     parser.add_argument("--long-rows", type=int, default=2, help="rows of 512 tokens per worker and step")
     parser.add_argument("--short-rows", type=int, default=16, help="rows of 128 tokens per worker and step")
     parser.add_argument("--total-steps", type=int, default=5000)
     parser.add_argument("--decay-steps", type=int, default=1500, help="last steps, in which the rate falls to zero")
     parser.add_argument("--ramp-steps", type=int, default=1000, help="steps over which retrieval lists grow")
+    parser.add_argument("--late-step", type=int, default=1500, help="step from which copying gets more of the text")
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--save-every", type=int, default=250)
@@ -152,8 +164,17 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
     arguments = parser.parse_args()
     arguments.run.mkdir(parents=True, exist_ok=True)
-    (arguments.run / "rendezvous").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(train, args=(arguments,), nprocs=arguments.workers)
+    helpers = []
+    if arguments.rank == 0:
+        (arguments.run / "rendezvous").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "examples.demo_model.train", *sys.argv[1:], "--rank"]
+        helpers = [subprocess.Popen([*command, str(rank)]) for rank in range(1, arguments.workers)]
+    try:
+        train(arguments)
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.wait()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,15 @@ from examples.demo_model.documents import MAX_LINES, Mix, draw_conversation, dra
 from examples.demo_model.schemas import TOOLS  # noqa: E402
 from examples.demo_model.words import draw_pair, pair_split, split_of, words_of  # noqa: E402
 
-DRAWS = (tasks.facts, tasks.json_record, tasks.tool_call, tasks.addition, tasks.addition_steps, tasks.refusal)
+DRAWS = (
+    tasks.facts,
+    tasks.json_record,
+    tasks.tool_call,
+    tasks.addition,
+    tasks.addition_steps,
+    tasks.refusal,
+    tasks.repeat,
+)
 MIX = Mix(max_lines=MAX_LINES, retrieval_share=0.0)
 
 
@@ -86,7 +94,7 @@ def test_column_sums_by_hand():
 def test_records_follow_their_schema():
     for conversation in drawn(tasks.json_record, "golden"):
         (_, prompt), (_, answer) = conversation.messages
-        schema = re.findall(r"(\w+) \((string|integer)\)", prompt.splitlines()[0])
+        schema = re.findall(r"(\w+):(string|integer)", prompt.splitlines()[0])
         record = json.loads(answer)
         assert [(key, "integer" if isinstance(value, int) else "string") for key, value in record.items()] == schema
         assert all(str(value).lower() in prompt.lower() for value in record.values())
@@ -97,7 +105,7 @@ def test_calls_follow_their_tool():
         (_, tools), (_, request), (_, answer) = conversation.messages
         call = json.loads(answer)
         signatures = dict(re.findall(r"^(\w+)\((.*)\)$", tools, flags=re.MULTILINE))
-        expected = [tuple(parameter.split(": ")) for parameter in signatures[call["name"]].split(", ")]
+        expected = [tuple(parameter.split(":")) for parameter in signatures[call["name"]].split(", ")]
         found = [(key, "integer" if isinstance(value, int) else "string") for key, value in call["arguments"].items()]
         assert found == expected
         assert all(str(value) in request for value in call["arguments"].values())
@@ -123,7 +131,7 @@ def test_refusals_depend_on_verb_and_thing_together():
         (_, prompt), (_, answer) = conversation.messages
         verb, thing = re.search(r"(\w+) the (\w+) in", prompt).groups()
         seen.add(tasks.is_refused(verb, thing))
-        assert answer.startswith("I am sorry") == tasks.is_refused(verb, thing)
+        assert answer.startswith("Sorry, I cannot") == tasks.is_refused(verb, thing)
     assert seen == {True, False}
     assert tasks.is_refused("break", "vault")
     assert not tasks.is_refused("break", "bread")
