@@ -158,9 +158,10 @@ class Driver:
         for name, assignment in job.assignments.items():
             kept = Plain(dtype=job.weight_dtype(assignment.linear))
             formats[name] = kept if assignment.format is None else assignment.format
-        ignored = [] if job.spec is None or job.head is not None else [job.spec.head.linears[0].name]
+        head = "lm_head" if job.spec is None else job.spec.head.linears[0].name
+        ignored = [head] if job.head is None else []
         activations = {name: assignment.activations for name, assignment in job.assignments.items()}
-        config = quantization_config(formats, activations=activations, ignore=ignored or ["lm_head"])
+        config = quantization_config(formats, activations=activations, ignore=ignored)
         return {**job.checkpoint.config, "quantization_config": config}
 
     def _shard_name(self, index: int) -> str:
