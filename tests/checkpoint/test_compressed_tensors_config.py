@@ -81,14 +81,15 @@ class Model(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList(
+        self.stack = torch.nn.ModuleList(
             torch.nn.ModuleDict({name: torch.nn.Linear(32, 32) for name in ("up", "down", "q", "k")}) for _ in range(3)
         )
-        self.lm_head = torch.nn.Linear(32, 32)
+        self.tail = torch.nn.Linear(32, 32)
 
 
-NAMES = [f"layers.{i}.{name}" for i in range(3) for name in ("up", "down", "q", "k")] + ["lm_head"]
-TARGETS = [*NAMES, "Linear", "re:.*up$", "re:layers.1", "re:layers\\.[12]\\.q", "re:.*head", "re:nothing", "layers"]
+# Behind "re:" in the alphabet, so that the order of names and patterns shows.
+NAMES = [f"stack.{i}.{name}" for i in range(3) for name in ("up", "down", "q", "k")] + ["tail"]
+TARGETS = [*NAMES, "Linear", "re:.*up$", "re:stack.1", "re:stack\\.[12]\\.q", "re:.*ail", "re:nothing", "stack"]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -93,6 +93,20 @@ def test_a_tied_pair_under_either_name(tmp_path, kept):
     assert weights.unused == ()
 
 
+@pytest.mark.parametrize("name", ["lm_head.weight", "lm_head.weight_packed"])
+def test_a_tied_pair_that_differs(tmp_path, name):
+    """transformers would use the head's own tensor, vLLM the embedding: nobody may guess."""
+    config = tiny_llama_config(tied=True)
+    tensors = random_llama_tensors(config)
+    tensors[name] = tensors["model.embed_tokens.weight"].copy()
+    tensors[name][100, 3] += 1
+    write_checkpoint(tmp_path, config, tensors)
+    assert refusal(tmp_path) == (
+        f"{tmp_path}: config.json says tie_word_embeddings, but {name} is stored and differs from "
+        "model.embed_tokens.weight; set tie_word_embeddings to false in config.json to use it, or remove the tensor"
+    )
+
+
 def test_what_the_model_has_no_place_for(tmp_path):
     config = tiny_llama_config()
     tensors = random_llama_tensors(config)

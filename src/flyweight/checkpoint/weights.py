@@ -45,6 +45,8 @@ class Weights:
         """
         weights = cls(checkpoint=checkpoint, spec=spec, layout=open_layout(checkpoint))
         check_tensors(checkpoint, weights._expected)
+        if spec.is_tied:
+            _check_tie(checkpoint, spec)
         return weights
 
     def linear(self, linear: LinearSpec) -> StoredWeight:
@@ -112,9 +114,9 @@ class Weights:
         spec = self.spec
         table = (spec.embedding.vocab_size, spec.embedding.hidden_size)
         expected = {self._embedding: Expected(shapes=(table,))}
-        linears = [*spec.linears] if spec.is_tied else [*spec.linears, *spec.head.linears]
-        for linear in linears:
-            expected |= self._layout.expected(linear)
+        for linear in [*spec.linears, *spec.head.linears]:
+            if not (spec.is_tied and linear in spec.head.linears):
+                expected |= self._layout.expected(linear)
             if linear.bias:
                 expected[f"{linear.name}.bias"] = Expected(shapes=((linear.out_features,),))
         for norm in [*(norm for block in spec.blocks for norm in block.norms), spec.final_norm]:
@@ -149,6 +151,26 @@ def _first_not_finite(values: Array) -> int | None:
     mask = bits.dtype.type(EXPONENT_MASKS[values.dtype.name])
     wrong: np.ndarray[Any, np.dtype[np.bool_]] = (bits & mask) == mask
     return int(wrong.argmax()) if wrong.any() else None
+
+
+def _check_tie(checkpoint: Checkpoint, spec: ModelSpec) -> None:
+    """A tied head may be stored a second time, but then as the same table: runtimes disagree on which one counts."""
+    module = spec.head.linears[0].name
+    own, head = f"{spec.embedding.name}.weight", f"{module}.weight"
+    stored = [name for name in checkpoint.names if name.startswith(f"{module}.") and name != f"{module}.bias"]
+    if own not in checkpoint or not stored:
+        return
+    if stored == [head] and (checkpoint.shape(head), checkpoint.dtype(head)) == (
+        checkpoint.shape(own),
+        checkpoint.dtype(own),
+    ):
+        pairs = zip(checkpoint.chunks(own), checkpoint.chunks(head), strict=True)
+        if all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs):
+            return
+    raise CheckpointError(
+        f"{checkpoint.folder}: config.json says tie_word_embeddings, but {stored[0]} is stored and differs from {own}; "
+        "set tie_word_embeddings to false in config.json to use it, or remove the tensor"
+    )
 
 
 def _embedding_tensor(checkpoint: Checkpoint, spec: ModelSpec) -> str:
