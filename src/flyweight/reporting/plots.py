@@ -106,11 +106,17 @@ def plot_lines(series: Sequence[Series], *, xlabel: str, ylabel: str, log_y: boo
 
 
 def plot_points(
-    series: Sequence[Series], *, xlabel: str, ylabel: str, log_x: bool = False, level: float | None = None
+    series: Sequence[Series],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    level: float | None = None,
 ) -> str:
     """Points with intervals, such as size against quality; ``level`` draws a horizontal line to compare with."""
     drawing = Drawing(label=f"{ylabel} against {xlabel}")
-    x, y = _scales(drawing, series, log_x=log_x, log_y=False, more_y=[] if level is None else [level])
+    x, y = _scales(drawing, series, log_x=log_x, log_y=log_y, more_y=[] if level is None else [level])
     drawing.axes(y, ylabel, x, xlabel)
     if level is not None:
         drawing.line(drawing.left, y.place(level), drawing.right, y.place(level), dashed=True)

@@ -87,6 +87,7 @@ def demo_page(demo: Demo) -> Page:
                 ],
                 xlabel="bits per weight",
                 ylabel="mean KL, nats per token",
+                log_y=True,
             ),
             caption="lower and further left is better",
         ),
