@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 
 import numpy as np
@@ -290,8 +291,13 @@ def test_digests_are_remembered(tmp_path, monkeypatch):
     assert file_digest(path) == "0" * 64, "the second call reads what the first remembered"
     remembered[0].write_text("damaged")
     assert file_digest(path) == hashlib.sha256(b"abc").hexdigest()
+    before = path.stat()
     path.write_bytes(b"abd!")
-    assert file_digest(path) == hashlib.sha256(b"abd!").hexdigest()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_digest(path) == hashlib.sha256(b"abd!").hexdigest(), "the size tells, where the time does not"
+    path.write_bytes(b"abe!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert file_digest(path) == hashlib.sha256(b"abe!").hexdigest(), "the time tells, where the size does not"
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_the_same_bytes_each_time_and_after_a_resume(tmp_path, source):
     write_two_shards(source, tmp_path / "b").finish(dict(reversed(source.config.items())), copied_from=source)
     interrupted = CheckpointWriter(tmp_path / "c")
     interrupted.write_shard(FIRST, {name: source.lazy(name) for name in reversed(source.names[:5])})
-    (tmp_path / "c" / f"{SECOND}.partial").write_bytes(b"half a shard")
+    (tmp_path / "c" / "model-00003-of-00002.safetensors.partial").write_bytes(b"half a shard")
     resumed = CheckpointWriter(tmp_path / "c")
     resumed.adopt_shard(FIRST)
     resumed.write_shard(SECOND, {name: source.read(name) for name in source.names[5:]})
