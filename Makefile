@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 CMAKE ?= $(PYTHON) -m cmake
 
-.PHONY: demo test check interop native clean
+.PHONY: demo test check interop native native-sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
@@ -53,6 +53,12 @@ native:
 	@rm -f build-native.log
 	@$(CMAKE) --build build/native -j 2
 	@$(CMAKE) --install build/native --prefix src
+
+# The kernels under the address and undefined-behaviour sanitizers, on shapes that do not fit their tiles.
+native-sanitize:
+	@$(CMAKE) -S . -B build/sanitize -DFLYWEIGHT_SANITIZE=ON
+	@$(CMAKE) --build build/sanitize -j 2
+	build/sanitize/native_check
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

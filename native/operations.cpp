@@ -12,6 +12,9 @@ namespace {
 // Below this many multiplications (or touched numbers) waking another thread costs more than it brings.
 constexpr int64_t kSerialWork = 1 << 17;
 
+// Most rows of a linear in one task: one pass over their inputs then fits in a second-level cache of 1 MiB.
+constexpr int64_t kLinearRows = 480;
+
 // Rows of attention (queries times heads of a group) in one task.
 constexpr int64_t kAttendRows = 48;
 
@@ -82,16 +85,18 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
 
   const LinearOutput out{y, y_stride, bias};
   const int64_t panels = ceil_divide(w.out_features, kLanes);
-  if (rows * w.in_features * w.out_features < kSerialWork || threads == 1)
-    return kernels.linear(w, in, out, 0, panels, 0, rows, scratch);
-  const int64_t panel_chunk = round_up(ceil_divide(panels, threads * 4), kernels.panels_per_tile);
+  const bool serial = rows * w.in_features * w.out_features < kSerialWork || threads == 1;
+  const int64_t panel_chunk = serial ? panels : round_up(ceil_divide(panels, threads * 4), kernels.panels_per_tile);
   const int64_t panel_chunks = ceil_divide(panels, panel_chunk);
-  const int64_t wanted = ceil_divide(4 * threads, panel_chunks); // cut rows too where there are too few panels
-  const int64_t row_chunk = std::max<int64_t>(std::min<int64_t>(rows, 48), ceil_divide(rows, wanted));
-  parallel_for(panel_chunks * ceil_divide(rows, row_chunk), [&](int64_t task, int worker) {
+  const int64_t wanted = serial ? 1 : ceil_divide(4 * threads, panel_chunks); // cut rows too where there are too few panels
+  const int64_t row_chunk = std::min(kLinearRows, std::max<int64_t>(std::min<int64_t>(rows, 48), ceil_divide(rows, wanted)));
+  const auto run = [&](int64_t task, int worker) {
     const int64_t panel = task % panel_chunks * panel_chunk, row = task / panel_chunks * row_chunk;
     kernels.linear(w, in, out, panel, std::min(panels, panel + panel_chunk), row, std::min(rows, row + row_chunk), scratch + worker * workspace);
-  });
+  };
+  const int64_t tasks = panel_chunks * ceil_divide(rows, row_chunk);
+  if (!serial) return parallel_for(tasks, run);
+  for (int64_t task = 0; task < tasks; ++task) run(task, 0);
 }
 
 void rms_norm(const float *x, const float *weight, float *out, int64_t rows, int64_t width, float epsilon, float weight_offset) {

@@ -13,6 +13,8 @@ struct TileOutput {
 template <int ROWS, int PANELS>
 FLYWEIGHT_INLINE void start_tile(F32x16 (&tile)[ROWS][PANELS], const TileOutput &out) {
   for (int p = 0; p < PANELS; ++p) {
+    // The rows of y lie far apart, where no hardware prefetcher follows: ask now for those of the next tile.
+    for (int r = 0; r < ROWS; ++r) __builtin_prefetch(out.y + (r + ROWS) * out.y_stride + 16 * p, 1);
     const int64_t left = out.columns - 16 * p < 16 ? out.columns - 16 * p : 16;
     if (out.fresh) {
       const F32x16 start = out.bias ? load_first(out.bias + 16 * p, left) : splat(0.0f);

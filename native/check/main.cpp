@@ -1,0 +1,164 @@
+// Runs every operation on awkward shapes with exactly sized buffers, on every instruction set this CPU has, and compares
+// the results of one set with another's. Meant to be built with sanitizers (make native-sanitize): what the numbers
+// should be, the Python tests know.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "operations.h"
+#include "thread_pool.h"
+
+using namespace flyweight;
+
+namespace {
+
+std::mt19937 random_bits(7);
+int failures = 0;
+
+std::vector<float> numbers(int64_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float &value : values) value = normal(random_bits);
+  return values;
+}
+
+std::vector<int8_t> codes(int64_t count, int low, int high) {
+  std::vector<int8_t> values(static_cast<size_t>(count));
+  for (int8_t &value : values) value = static_cast<int8_t>(std::uniform_int_distribution<int>(low, high)(random_bits));
+  return values;
+}
+
+// Calls `run` on every instruction set; all results must be close to the first.
+void compare(const std::string &what, const std::function<std::vector<float>()> &run) {
+  std::vector<float> first;
+  for (const std::string &isa : available_isas()) {
+    use_isa(isa);
+    const std::vector<float> result = run();
+    if (first.empty()) first = result;
+    for (size_t i = 0; i < result.size(); ++i)
+      if (!(std::fabs(result[i] - first[i]) <= 1e-4f * (1.0f + std::fabs(first[i])))) {
+        std::printf("%s on %s: element %zu is %g, not %g\n", what.c_str(), isa.c_str(), i, static_cast<double>(result[i]), static_cast<double>(first[i]));
+        ++failures;
+        break;
+      }
+  }
+}
+
+void check_linear(const LinearHandle &handle, const std::string &what) {
+  const int64_t in = handle.weight().in_features, out = handle.weight().out_features;
+  const std::vector<float> bias = numbers(out);
+  for (const int64_t rows : {1, 2, 5, 13, 49}) {
+    const std::vector<float> x = numbers(rows * in);
+    compare("linear " + what + ", rows " + std::to_string(rows), [&] {
+      std::vector<float> y(static_cast<size_t>(rows * out));
+      linear(handle, x.data(), in, rows, bias.data(), y.data(), out);
+      return y;
+    });
+  }
+}
+
+void check_linears() {
+  for (const int64_t in : {1, 24, 171, 256})
+    for (const int64_t out : {1, 40, 131}) {
+      const std::string shape = std::to_string(in) + " x " + std::to_string(out);
+      const std::vector<float> weight = numbers(in * out);
+      for (const Compute compute : {Compute::kFloat32, Compute::kBfloat16}) {
+        check_linear(LinearHandle::plain(weight.data(), Storage::kFloat32, out, in, compute), shape + " float32");
+        const std::vector<uint16_t> halves(static_cast<size_t>(in * out), 0x3c01);
+        check_linear(LinearHandle::plain(halves.data(), Storage::kFloat16, out, in, compute), shape + " float16");
+        check_linear(LinearHandle::plain(halves.data(), Storage::kBfloat16, out, in, compute), shape + " bfloat16");
+      }
+      for (const int64_t group : {in, in % 8 ? int64_t{1} : int64_t{8}})
+        for (const bool four_bits : {false, true})
+          for (const Compute compute : {Compute::kFloat32, Compute::kBfloat16, Compute::kInt8}) {
+            const std::vector<int8_t> values = four_bits ? codes(in * out, -8, 7) : codes(in * out, -128, 127);
+            const std::vector<float> scales(static_cast<size_t>(out * (in / group)), 0.01f);
+            const std::vector<int8_t> zeros = codes(out * (in / group), -8, 7);
+            const int64_t activation_group = group >= 32 ? group : std::min(in, group * (128 / group));
+            for (const int8_t *zero_points : {static_cast<const int8_t *>(nullptr), zeros.data()})
+              check_linear(LinearHandle::int_group(values.data(), scales.data(), zero_points, out, in, group, activation_group, four_bits, compute),
+                           shape + " group " + std::to_string(group) + (four_bits ? " uint4" : " uint8"));
+          }
+    }
+}
+
+void check_elementwise() {
+  for (const int64_t width : {1, 16, 37}) {
+    const std::vector<float> x = numbers(3 * 2 * width), weight = numbers(width), angles = numbers(3 * (width / 2));
+    const auto results = [&](int64_t count, const std::function<void(float *)> &run) {
+      return [count, run] { std::vector<float> out(static_cast<size_t>(count)); run(out.data()); return out; };
+    };
+    compare("rms_norm", results(6 * width, [&](float *out) { rms_norm(x.data(), weight.data(), out, 6, width, 1e-5f, 1.0f); }));
+    compare("rope", results(6 * width, [&](float *out) { rope(x.data(), angles.data(), angles.data(), out, 3, 2, width, width / 2 * 2); }));
+    for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu})
+      compare("act_mul", results(3 * width, [&](float *out) { act_mul(x.data(), out, 3, width, activation); }));
+    compare("add", results(6 * width, [&](float *out) { add(x.data(), x.data(), out, 0.5f, 6 * width); }));
+    compare("cap", results(6 * width, [&](float *out) { cap(x.data(), out, 2.0f, 3.0f, 6 * width); }));
+  }
+}
+
+void check_attention() {
+  for (const int64_t head : {5, 64, 72})
+    for (const CacheType type : {CacheType::kFloat32, CacheType::kFloat16, CacheType::kBfloat16}) {
+      constexpr int64_t heads = 6, kv_heads = 2, block = 8, blocks = 20;
+      const std::vector<int32_t> tables{3, 1, 19, 0, 7, 8, 9, 10, 11, 12, 13, 14}, starts{0, 1, 18}, lengths{11, 44};
+      const int64_t size = blocks * block * kv_heads * head, bytes = type == CacheType::kFloat32 ? 4 : 2;
+      const std::vector<float> q = numbers(18 * heads * head), kv = numbers(size);
+      std::vector<int64_t> slots(static_cast<size_t>(blocks * block));
+      for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(slots.size() - 1 - i);
+      compare("attend", [&] {
+        std::vector<std::byte> keys(static_cast<size_t>(size * bytes)), values(keys.size());
+        cache_write(kv.data(), kv.data(), keys.data(), values.data(), type, slots.data(), blocks * block, kv_heads * head);
+        std::vector<float> out(q.size());
+        AttendArguments a{};
+        a.q = q.data(), a.out = out.data(), a.keys = keys.data(), a.values = values.data(), a.cache_type = type;
+        a.num_heads = heads, a.num_kv_heads = kv_heads, a.head_dim = head, a.block_size = block, a.max_blocks = 6;
+        a.block_tables = tables.data(), a.query_starts = starts.data(), a.context_lengths = lengths.data();
+        a.scale = 0.1f, a.softcap = 5.0f, a.window = 9;
+        attend(a, 2);
+        return out;
+      });
+    }
+}
+
+void check_columns() {
+  for (const int64_t rows : {1, 33})
+    for (const int64_t width : {7, 64})
+      for (const bool recompute : {false, true}) {
+        const std::vector<float> given = numbers(rows * width);
+        std::vector<float> upper(static_cast<size_t>(width * width), 0.01f);
+        for (int64_t i = 0; i < width; ++i) upper[static_cast<size_t>(i * width + i)] = 1.0f;
+        std::vector<int32_t> groups(static_cast<size_t>(width));
+        for (int64_t i = 0; i < width; ++i) groups[static_cast<size_t>(i)] = static_cast<int32_t>(i / 5);
+        const int64_t num_groups = (width + 4) / 5;
+        compare("gptq_block", [&] {
+          std::vector<float> weight = given, scales(static_cast<size_t>(rows * num_groups), 0.2f), zeros(scales.size()), errors(given.size()), losses(static_cast<size_t>(rows));
+          std::vector<int8_t> out(given.size());
+          GptqArguments a{};
+          a.weight = weight.data(), a.weight_stride = a.width = width, a.inverse_cholesky = upper.data(), a.scales = scales.data();
+          a.zero_points = zeros.data(), a.num_groups = num_groups, a.group_index = groups.data(), a.minimum = -8.0f, a.maximum = 7.0f;
+          a.recompute = recompute, a.symmetric = false, a.codes = out.data(), a.errors = errors.data(), a.losses = losses.data();
+          gptq_block(a, rows);
+          return std::vector<float>(out.begin(), out.end());
+        });
+      }
+}
+
+} // namespace
+
+int main() {
+  set_thread_count(2);
+  check_linears();
+  check_elementwise();
+  check_attention();
+  check_columns();
+  std::printf("%d failures on", failures);
+  for (const std::string &isa : available_isas()) std::printf(" %s", isa.c_str());
+  std::printf("\n");
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
