@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from flyweight.progress import Progress, Silent
 from flyweight.reporting import parse_bytes
 from flyweight.runtime.language_model import LanguageModel
 from flyweight.runtime.load import load
-from flyweight.runtime.prepared import ModelCompute, base_compute
+from flyweight.runtime.prepared import ModelCompute, base_compute, linear_compute
 from flyweight.tokenizer import Tokenizer
 from flyweight.version import __version__
 
@@ -141,7 +142,6 @@ class _Subject:
         spec = read_spec(checkpoint.config)
         weights = Weights.open(checkpoint, spec)
         found = inspect_checkpoint(checkpoint, spec, weights)
-        base = base_compute(spec, weights, compute)
         facts = ModelFacts(
             name=str(model),
             content_hash=found.content_hash,
@@ -150,7 +150,7 @@ class _Subject:
             weight_bytes=found.weight_bytes,
             bits_per_weight=found.bits_per_weight,
             formats=found.formats,
-            compute=base if compute != "int8" else f"int8 (plain weights {base})",
+            compute=_describe_compute(spec, weights, compute),
             kernels=kernels.isa(),
         )
         return cls(checkpoint, spec, facts, compute, progress)
@@ -174,6 +174,15 @@ class _Subject:
             [str(STORAGE_VERSION), __version__, kernels.isa(), self.facts.content_hash, self._compute, *parts]
         )
         return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _describe_compute(spec: ModelSpec, weights: Weights, compute: ModelCompute) -> str:
+    """What the blocks' layers compute in; where they differ, how many in each."""
+    base = base_compute(spec, weights, compute)
+    counts = Counter(linear_compute(linear, weights, compute, base) for linear in spec.linears)
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{name} ({count} layers)" for name, count in counts.items())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
