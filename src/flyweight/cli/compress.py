@@ -19,8 +19,8 @@ def compress(
     out: Path,
     *,
     recipe: str = "gptq-int4",
-    dry_run: bool = False,
-    json: bool = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
     options: Annotated[CompressOptions | None, Parameter(name="*")] = None,
 ) -> int:
     """Make a checkpoint smaller: integer weights in the compressed-tensors layout, ready to evaluate and to serve.
@@ -29,9 +29,12 @@ def compress(
     goes on from the last finished block.
 
     Examples:
-        flyweight compress ./llama ./llama-int8 --recipe int8
-        flyweight compress ./llama ./llama-int4 --recipe gptq-int4 --calibration text.txt
-        flyweight compress org/model ./out --recipe my.yaml --calibration chats.jsonl --memory 2GB
+
+        flyweight compress model/ small/ --recipe int8
+
+        flyweight compress model/ small/ --recipe gptq-int4 --calibration text.txt
+
+        flyweight compress org/model small/ --recipe my.yaml --calibration chats.jsonl --memory 2GB
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ class CompressOptions:
         UsageError: when a value is out of range.
     """
 
-    calibration: Path | None = None
+    calibration: Path | str | None = None
     """Text for methods that calibrate: a text file (documents separated by <|endoftext|>), .jsonl with "text" or
     "messages", or token ids as .npy (sequences, length)."""
 
