@@ -130,6 +130,15 @@ def test_inspect_tells_layers_bits_and_totals(model: Path, capsys: pytest.Captur
     assert "down_proj" not in capsys.readouterr().out
 
 
+def test_inspect_reads_no_weights(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("read", "chunks", "content_hash"):
+        monkeypatch.setattr(f"flyweight.checkpoint.huggingface.Checkpoint.{name}", lambda *_: pytest.fail("read"))
+    assert run("inspect", model) == 0
+    assert "llama" in capsys.readouterr().out
+
+
 def test_inspect_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", tmp_path) == 2
     assert "config.json is missing" in capsys.readouterr().err

@@ -217,6 +217,12 @@ def test_what_cannot_be_done_is_refused_before_any_model_runs(
         evaluate(candidate, golden=golden, options=changed(gate=gate))
     with pytest.raises(UsageError, match="window=500 is longer than the context of 128 tokens"):
         evaluate(candidate, text=text, options=changed(window=500))
+    plain = tmp_path / "plain"
+    write_tiny_llama(plain)
+    write_word_tokenizer(plain)
+    (plain / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    with pytest.raises(UsageError, match="has no chat template"):
+        evaluate(plain, golden=golden, options=QUICK)
     with pytest.raises(UsageError, match="size 'much' is not understood"):
         evaluate(candidate, text=text, options=changed(cache_limit="much"))
     write_word_tokenizer(candidate, vocab_size=60)

@@ -68,7 +68,6 @@ def _tables(found: Inspection, *, layers: bool) -> list[Table]:
                 f"{window}{softcap}; rope {kind.rope}",
             )
         )
-    rows.append(("content", f"sha256 {found.content_hash}"))
     tables = [Table(title=found.folder, columns=("", ""), rows=tuple(rows), num_labels=2)]
     if layers:
         tables.append(

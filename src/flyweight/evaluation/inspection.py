@@ -54,7 +54,6 @@ class Inspection:
 
     folder: str
     architecture: str
-    content_hash: str
     max_positions: int
     vocab_size: int
     hidden_size: int
@@ -111,7 +110,6 @@ def inspect_checkpoint(checkpoint: Checkpoint, spec: ModelSpec, weights: Weights
     return Inspection(
         folder=str(checkpoint.folder),
         architecture=spec.architecture,
-        content_hash=checkpoint.content_hash(),
         max_positions=spec.max_positions,
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,

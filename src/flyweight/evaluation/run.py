@@ -144,7 +144,7 @@ class _Subject:
         found = inspect_checkpoint(checkpoint, spec, weights)
         facts = ModelFacts(
             name=str(model),
-            content_hash=found.content_hash,
+            content_hash=checkpoint.content_hash(),
             architecture=found.architecture,
             num_weights=found.num_weights,
             weight_bytes=found.weight_bytes,
