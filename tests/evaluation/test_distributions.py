@@ -1,5 +1,7 @@
 """Row figures against scipy, and the promised errors of stored predictions."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +130,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_gives_way_and_the_limit_holds(tmp_path: Path) -> None:
-    import os
-
     size = stored_bytes(30, 41)
     cache = PredictionCache(tmp_path, 2 * size + 100)
     logits = random_logits(30, 41, 8)
@@ -141,6 +141,16 @@ def test_the_least_recently_used_gives_way_and_the_limit_holds(tmp_path: Path) -
     assert sorted(folder.name for folder in (tmp_path / "evaluation").iterdir()) == ["new", "older"]
     assert cache.refusal(30, 41) is None
     assert "would pass the cache limit" in str(cache.refusal(90, 41))
+
+
+def test_what_a_killed_run_left_gives_way_and_what_runs_is_left_alone(tmp_path: Path) -> None:
+    cache = PredictionCache(tmp_path, stored_bytes(30, 41))
+    for name, age in ((".part-old", 2 * 86400), (".part-new", 10)):
+        (cache.folder / name).mkdir(parents=True)
+        (cache.folder / name / "codes.u16").write_bytes(b"x" * 100)
+        os.utime(cache.folder / name, (time.time() - age, time.time() - age))
+    fill(cache, "k", random_logits(30, 41, 8))
+    assert sorted(folder.name for folder in cache.folder.iterdir()) == [".part-new", "k"]
 
 
 def test_answers_are_kept(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ RANGE_NATS = 40.0
 LOGIT_ERROR = RANGE_NATS / LARGEST_CODE / 2
 KL_ERROR = LOGIT_ERROR**2 / 2
 STORAGE_VERSION = 1
+ABANDONED_SECONDS = 86400  # a temporary folder this old belongs to a run that was killed
 
 
 def stored_bytes(num_rows: int, vocab_size: int) -> int:
@@ -124,6 +125,7 @@ class PredictionCache:
     @contextmanager
     def write(self, key: str, num_rows: int, vocab_size: int) -> Iterator[PredictionWriter]:
         """Store rows under ``key``; they appear there, whole, when the block ends without an error."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._make_room(stored_bytes(num_rows, vocab_size))
         names = ("codes.u16", "steps.f32", "nll.f64", "top1.i32")
         with self._filled(key) as folder:
@@ -173,17 +175,21 @@ class PredictionCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _make_room(self, needed: int) -> None:
-        if not self.folder.is_dir():
-            return
-        entries = []
-        for folder in self.folder.iterdir():
-            size = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
-            # A folder that another run is filling is left alone for a day.
-            if not folder.name.startswith(".part-") or time.time() - folder.stat().st_mtime > 86400:
-                entries.append((folder.stat().st_mtime, size, folder))
+        entries = [entry for folder in self.folder.iterdir() if (entry := _entry(folder)) is not None]
         total = sum(size for _, size, _ in entries)
         for _, size, folder in sorted(entries, key=lambda entry: entry[0]):
             if total + needed <= self.limit_bytes:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
+
+
+def _entry(folder: Path) -> tuple[float, int, Path] | None:
+    """When a cache entry was last used, its bytes and its folder; None for what another run is filling or removing."""
+    try:
+        used = folder.stat().st_mtime
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:
+        return None
+    is_being_filled = folder.name.startswith(".part-") and time.time() - used < ABANDONED_SECONDS
+    return None if is_being_filled else (used, size, folder)
