@@ -94,7 +94,7 @@ def test_a_finished_row_leaves_and_a_waiting_one_takes_its_place() -> None:
 
 def test_newest_tokens_go_before_long_prompts() -> None:
     model = Arithmetic(4)
-    answers = [answer([1], 6), answer(list(range(10, 30)), 1)]
+    answers = [answer(list(range(10, 30)), 1), answer([1], 6)]
     list(run_answers(answers, model.forward, KVCache((), num_blocks=40, block_size=4), batch_size=2, step_tokens=8))
     assert model.steps == [[1, 7], [1, 7], [1, 6], [1], [1], [1]]
 

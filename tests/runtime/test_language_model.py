@@ -169,6 +169,12 @@ def test_stop_strings_end_an_answer_across_tokens() -> None:
         assert completion.text == "".join(piece.text for piece in pieces) == plain.text[:place]
 
 
+def test_what_was_held_back_is_shown_when_the_answer_ends(model: LanguageModel) -> None:
+    plain = last(model, [5, 6], GREEDY)
+    held = SamplingOptions(max_tokens=20, ignore_eos=True, stop=(plain.text[-3:] + "and more",))
+    assert last(model, [5, 6], held).text == plain.text
+
+
 def last(model: LanguageModel, prompt: Any, options: SamplingOptions) -> Completion:
     *_, piece = model.stream(prompt, options)
     assert piece.completion is not None

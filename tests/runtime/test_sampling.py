@@ -68,6 +68,12 @@ def test_filters_agree_with_transformers(seed: int, temperature: float, top_k: i
     np.testing.assert_allclose(shares, expected[tokens], rtol=1e-5)
 
 
+def test_top_p_stops_when_it_is_reached_exactly() -> None:
+    logits = np.log(np.array([0.25, 0.5, 0.25], np.float64))
+    tokens, shares = kept_probabilities(logits, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0)
+    assert (tokens.tolist(), shares.tolist()) == ([1], [1.0])
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.2], np.float32))
     sampler = Sampler(SamplingOptions(temperature=1.0, seed=1), [])
