@@ -117,7 +117,7 @@ def ours_command(arguments: argparse.Namespace, scheme: Scheme, method: str, tok
     command += ["--recipe", str(recipe)]
     if method == "gptq":
         command += ["--calibration", str(tokens), "--sequences", str(CALIBRATION_SAMPLES)]
-        command += ["--sequence-length", str(CALIBRATION_LENGTH)]
+        command += ["--sequence-length", str(CALIBRATION_LENGTH), "--memory", arguments.memory]
     return command
 
 
@@ -213,6 +213,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--flyweight-python", default=sys.executable, help="interpreter with Flyweight")
     parser.add_argument("--compressors", nargs="*", choices=COMPRESSORS, default=list(COMPRESSORS))
     parser.add_argument("--damp", type=float, default=0.01, help="GPTQ damping of both compressors")
+    parser.add_argument("--memory", default="500MB", help="our memory ceiling")
     parser.add_argument("--stories", type=int, default=EVALUATION_STORIES, help="evaluation stories")
     parser.add_argument("--threads", type=int, default=1, help="threads of the evaluator (not of the compressors)")
     parser.add_argument("--again", action="store_true", help="refuse to reuse candidates of an earlier run")
