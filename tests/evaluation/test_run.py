@@ -11,7 +11,7 @@ import pytest
 from scipy import special, stats
 
 from flyweight.errors import DataError, UsageError
-from flyweight.evaluation import run
+from flyweight.evaluation import subject
 from flyweight.evaluation.options import EvaluateOptions
 from flyweight.evaluation.report import EvaluationReport
 from flyweight.evaluation.run import evaluate
@@ -141,7 +141,7 @@ def test_a_cached_original_is_not_loaded_and_a_changed_one_is(
         alive.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(run, "load", spy)
+    monkeypatch.setattr(subject, "load", spy)
     first = evaluate(candidate, against=original, text=text, golden=golden, options=QUICK)
     assert loaded == [original, candidate]
     second = evaluate(candidate, against=original, text=text, golden=golden, options=QUICK)
@@ -196,7 +196,9 @@ def test_a_gate_decides(models: tuple[Path, Path], text: Path, golden: Path, gat
 
 @pytest.fixture
 def no_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load", lambda *_, **__: pytest.fail("a model was loaded before the request was checked"))
+    monkeypatch.setattr(
+        subject, "load", lambda *_, **__: pytest.fail("a model was loaded before the request was checked")
+    )
 
 
 @pytest.mark.usefixtures("no_model_runs")

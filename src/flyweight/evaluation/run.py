@@ -8,24 +8,20 @@ import dataclasses
 import datetime as dt
 import hashlib
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from flyweight import demo_model, kernels
+from flyweight import demo_model
 from flyweight.checkpoint.cache import cache_folder
-from flyweight.checkpoint.huggingface import Checkpoint
-from flyweight.checkpoint.weights import Weights
 from flyweight.errors import DataError, UsageError, nearest
 from flyweight.evaluation.distributions import RowStatistics
 from flyweight.evaluation.figures import compare, kl_histogram, per_document, perplexities
 from flyweight.evaluation.gate import Gate, read_gate
 from flyweight.evaluation.golden import GoldenSet, answer_golden, check_golden, judge_golden, read_golden
-from flyweight.evaluation.inspection import inspect_checkpoint
-from flyweight.evaluation.log_probabilities import STORAGE_VERSION, PredictionCache, StoredPredictions
+from flyweight.evaluation.log_probabilities import PredictionCache, StoredPredictions
 from flyweight.evaluation.options import EvaluateOptions
 from flyweight.evaluation.protocol import ScoringPlan, plan_scoring
-from flyweight.evaluation.report import EvaluationReport, ModelFacts, TextResult
+from flyweight.evaluation.report import EvaluationReport, TextResult
 from flyweight.evaluation.scoring import (
     Divergence,
     compare_side_by_side,
@@ -34,15 +30,11 @@ from flyweight.evaluation.scoring import (
     store_predictions,
 )
 from flyweight.evaluation.statistics import Bootstrap, choose_units
+from flyweight.evaluation.subject import Subject
 from flyweight.evaluation.text import EvaluationText, read_text
 from flyweight.machine import Machine
-from flyweight.models import read_spec
-from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.reporting import parse_bytes
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
-from flyweight.runtime.prepared import ModelCompute, base_compute, linear_compute
 from flyweight.tokenizer import Tokenizer
 from flyweight.version import __version__
 
@@ -77,8 +69,8 @@ def evaluate(
     progress = progress if progress is not None else Silent()
     gate = None if options.gate is None else read_gate(options.gate)
     limit_bytes = parse_bytes(options.cache_limit)
-    candidate = _Subject.open(model, options.compute, progress)
-    original = None if against is None else _Subject.open(against, options.against_compute, progress)
+    candidate = Subject.open(model, options.compute, progress)
+    original = None if against is None else Subject.open(against, options.against_compute, progress)
     if text is None and golden is None:
         text, golden = _own_data(candidate, original)
     job = _Job(
@@ -101,7 +93,7 @@ def evaluate(
     return dataclasses.replace(report, seconds=time.monotonic() - started)
 
 
-def _own_data(candidate: "_Subject", original: "_Subject | None") -> tuple[Path, Path]:
+def _own_data(candidate: Subject, original: Subject | None) -> tuple[Path, Path]:
     """The demo model's held-out text and golden prompts, where it takes part."""
     demo = demo_model.model_path().resolve()
     if any(one is not None and one.checkpoint.folder.resolve() == demo for one in (candidate, original)):
@@ -122,73 +114,10 @@ def _check_gate(gate: Gate, job: "_Job") -> None:
             raise UsageError(f"the gate sets min_golden for task {task!r}; tasks: {', '.join(tasks)}{hint}")
 
 
-class _Subject:
-    """A model that takes part: opened at once, loaded when first run."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, spec: ModelSpec, facts: ModelFacts, compute: ModelCompute, progress: Progress
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.spec = spec
-        self.facts = facts
-        self.tokenizer = Tokenizer.open(checkpoint.folder)
-        self._compute = compute
-        self._progress = progress
-        self._model: LanguageModel | None = None
-
-    @classmethod
-    def open(cls, model: str | Path, compute: ModelCompute, progress: Progress) -> "_Subject":
-        checkpoint = Checkpoint.open(model)
-        spec = read_spec(checkpoint.config)
-        weights = Weights.open(checkpoint, spec)
-        found = inspect_checkpoint(checkpoint, spec, weights)
-        facts = ModelFacts(
-            name=str(model),
-            content_hash=checkpoint.content_hash(),
-            architecture=found.architecture,
-            num_weights=found.num_weights,
-            weight_bytes=found.weight_bytes,
-            bits_per_weight=found.bits_per_weight,
-            formats=found.formats,
-            compute=_describe_compute(spec, weights, compute),
-            kernels=kernels.isa(),
-        )
-        return cls(checkpoint, spec, facts, compute, progress)
-
-    @property
-    def bos_text(self) -> str | None:
-        found = self.tokenizer.special_tokens.get("bos_token")
-        return found if isinstance(found, str) else None
-
-    def model(self) -> LanguageModel:
-        if self._model is None:
-            self._model = load(self.checkpoint, compute=self._compute, progress=self._progress)
-        return self._model
-
-    def release(self) -> None:
-        self._model = None
-
-    def key(self, *parts: str) -> str:
-        """Names in the cache what this model says about ``parts``: everything that decides it is hashed in."""
-        whole = "\n".join(
-            [str(STORAGE_VERSION), __version__, kernels.isa(), self.facts.content_hash, self._compute, *parts]
-        )
-        return hashlib.sha256(whole.encode()).hexdigest()
-
-
-def _describe_compute(spec: ModelSpec, weights: Weights, compute: ModelCompute) -> str:
-    """What the blocks' layers compute in; where they differ, how many in each."""
-    base = base_compute(spec, weights, compute)
-    counts = Counter(linear_compute(linear, weights, compute, base) for linear in spec.linears)
-    if len(counts) == 1:
-        return str(next(iter(counts)))
-    return ", ".join(f"{name} ({count} layers)" for name, count in counts.items())
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
-    candidate: _Subject
-    original: _Subject | None
+    candidate: Subject
+    original: Subject | None
     text: EvaluationText | None
     golden: GoldenSet | None
     options: EvaluateOptions
