@@ -49,7 +49,7 @@ def generate(
 
         flyweight generate ./model "What is two plus three?" --chat --temperature 0.7 --seed 1
 
-        flyweight generate ./model - --stop "." --json < prompt.txt
+        flyweight generate ./model --prompt-file prompt.txt --stop "." --json
 
     Parameters
     ----------
