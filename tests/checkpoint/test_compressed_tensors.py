@@ -30,7 +30,7 @@ DOWN = "model.layers.0.mlp.down_proj"
 SCHEMES = [
     IntGroup(bits=bits, granularity=granularity, group_size=group_size, symmetric=symmetric, scale_dtype=scale_dtype)
     for bits in range(2, 9)
-    for granularity, group_size in (("group", 16), ("group", 32), ("channel", None), ("tensor", None))
+    for granularity, group_size in (("group", 16), ("channel", None), ("tensor", None))
     for symmetric in (True, False)
     for scale_dtype in (("float32", "bfloat16", "float16") if bits in (4, 8) else ("float32",))
 ]
