@@ -23,7 +23,8 @@ def factor_backwards_in_place(matrix: Any, diagonal: Any) -> None:
     """Overwrite the upper triangle of ``matrix`` (n, n) with M, upper triangular, such that M M^T is the symmetric
     matrix given by its strict upper triangle and ``diagonal`` (n,).
 
-    Float32 needs a temporary of n * 4 * ``STRIP`` bytes.
+    Block columns are finished from the last to the first, each from those right of it; the only temporary is one
+    block column.
 
     Raises:
         numpy.linalg.LinAlgError: when the matrix is not positive definite in its precision; the upper triangle is then
@@ -35,20 +36,12 @@ def factor_backwards_in_place(matrix: Any, diagonal: Any) -> None:
     a[index, index] = diagonal
     for start in reversed(range(0, n, BLOCK)):
         end = min(start + BLOCK, n)
-        corner = a[start:end, start:end]
-        upper = xp.triu(corner)
+        panel = a[:end, start:end] - a[:end, end:] @ a[start:end, end:].T
+        upper = xp.triu(panel[start:, :])
         factor = _cholesky_backwards(upper + xp.triu(upper, k=1).T)
-        a[start:end, start:end] = factor + xp.tril(corner, k=-1)
-        if start == 0:
-            return
-        # Rows above: M_ik = A_ik M_kk^-T; what they explain is taken from the part still to be factored.
-        panel = a[:start, start:end] @ xp.linalg.inv(factor).T
-        a[:start, start:end] = panel
-        for top in range(0, start, STRIP):
-            bottom = min(top + STRIP, start)
-            explained = panel[top:bottom, :] @ panel[top:, :].T
-            explained[:, : bottom - top] = xp.triu(explained[:, : bottom - top])
-            a[top:bottom, top:start] -= explained
+        a[start:end, start:end] = factor + xp.tril(a[start:end, start:end], k=-1)
+        if start:
+            a[:start, start:end] = panel[:start, :] @ xp.linalg.inv(factor).T  # M_ik = A_ik M_kk^-T
 
 
 def _cholesky_backwards(block: Any) -> Any:
@@ -81,16 +74,12 @@ def solve_factored_in_place(upper: Any, rhs: Any) -> None:
     starts = range(0, n, BLOCK)
     for start in reversed(starts):  # M Z = rhs
         end = min(start + BLOCK, n)
-        solved = xp.linalg.inv(xp.triu(upper[start:end, start:end])) @ rhs[start:end, :]
-        rhs[start:end, :] = solved
-        if start:
-            rhs[:start, :] -= upper[:start, start:end] @ solved
+        known = upper[start:end, end:] @ rhs[end:, :]
+        rhs[start:end, :] = xp.linalg.inv(xp.triu(upper[start:end, start:end])) @ (rhs[start:end, :] - known)
     for start in starts:  # M^T Y = Z
         end = min(start + BLOCK, n)
-        solved = xp.linalg.inv(xp.triu(upper[start:end, start:end])).T @ rhs[start:end, :]
-        rhs[start:end, :] = solved
-        if end < n:
-            rhs[end:, :] -= upper[start:end, end:].T @ solved
+        known = upper[:start, start:end].T @ rhs[:start, :]
+        rhs[start:end, :] = xp.linalg.inv(xp.triu(upper[start:end, start:end])).T @ (rhs[start:end, :] - known)
 
 
 def mirror(matrix: Any, *, source: str) -> None:

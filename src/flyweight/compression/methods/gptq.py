@@ -156,11 +156,12 @@ def _round_in_order(
     for begin in range(0, in_features, length):
         group = slice(begin, begin + length)
         corner = xp.triu(upper[group, group])
+        inverse = xp.linalg.inv(corner) if begin or length <= COLUMNS_AT_ONCE else None
         current = weight[:, group]
         if begin:
-            current = current + (errors[:, :begin] @ upper[:begin, group]) @ xp.linalg.inv(corner)
-        scale, zero = _choose_scales(current, corner, form, options)
-        group_codes, losses = _round_group(current, corner, scale, zero, form)
+            current = current + (errors[:, :begin] @ upper[:begin, group]) @ inverse
+        scale, zero = _choose_scales(current, corner, inverse, form, options)
+        group_codes, losses = _round_group(current, corner, inverse, scale, zero, form)
         scales.append(scale)
         zeros.append(zero)
         codes[:, group] = group_codes
@@ -170,8 +171,9 @@ def _round_in_order(
     return codes, xp.stack(scales, axis=1), xp.stack(zeros, axis=1), squared_error
 
 
-def _choose_scales(current: Any, corner: Any, form: IntGroup, options: GptqOptions) -> tuple[Any, Any]:
-    """A scale and a zero point (rows,) for weights ``current`` (rows, length) whose factor is ``corner``."""
+def _choose_scales(current: Any, corner: Any, inverse: Any, form: IntGroup, options: GptqOptions) -> tuple[Any, Any]:
+    """A scale and a zero point (rows,) for weights ``current`` (rows, length) whose factor is ``corner``; ``inverse``
+    of it is needed up to ``COLUMNS_AT_ONCE`` columns."""
     xp = array_namespace(current)
     low, high = xp.min(current, axis=1), xp.max(current, axis=1)
     best_scale, best_zero, best = None, None, None
@@ -181,7 +183,7 @@ def _choose_scales(current: Any, corner: Any, form: IntGroup, options: GptqOptio
         if len(options.ratios) == 1:
             return scale, zero
         if current.shape[1] <= COLUMNS_AT_ONCE:
-            loss = round_columns(current, xp.linalg.inv(corner), scale, zero, form).losses
+            loss = round_columns(current, inverse, scale, zero, form).losses
         else:  # the diagonal of the loss stands for it where the loop would be long
             rounded = form.quantize(current, scale[:, None], None if form.symmetric else zero[:, None])
             lost = (current - (rounded - zero[:, None]) * scale[:, None]) * xp.linalg.diagonal(corner)
@@ -195,22 +197,22 @@ def _choose_scales(current: Any, corner: Any, form: IntGroup, options: GptqOptio
     return best_scale, best_zero
 
 
-def _round_group(current: Any, corner: Any, scale: Any, zero: Any, form: IntGroup) -> tuple[Any, Any]:
+def _round_group(current: Any, corner: Any, inverse: Any, scale: Any, zero: Any, form: IntGroup) -> tuple[Any, Any]:
     """Codes and losses of a group's weights, in runs of at most ``COLUMNS_AT_ONCE`` columns."""
     xp = array_namespace(current)
     length = current.shape[1]
     if length <= COLUMNS_AT_ONCE:
-        columns = round_columns(current, xp.linalg.inv(corner), scale, zero, form)
+        columns = round_columns(current, inverse, scale, zero, form)
         return columns.codes, columns.losses
     codes, errors = xp.zeros_like(current, dtype=xp.int8), xp.zeros_like(current)
     losses = xp.zeros_like(scale)
     for begin in range(0, length, COLUMNS_AT_ONCE):
         run = slice(begin, min(begin + COLUMNS_AT_ONCE, length))
-        inverse = xp.linalg.inv(corner[run, run])
+        of_run = xp.linalg.inv(corner[run, run])
         now = current[:, run]
         if begin:
-            now = now + (errors[:, :begin] @ corner[:begin, run]) @ inverse
-        columns = round_columns(now, inverse, scale, zero, form)
+            now = now + (errors[:, :begin] @ corner[:begin, run]) @ of_run
+        columns = round_columns(now, of_run, scale, zero, form)
         codes[:, run] = columns.codes
         errors[:, run] = current[:, run] - (columns.codes - zero[:, None]) * scale[:, None]
         losses = losses + columns.losses
