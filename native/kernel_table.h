@@ -10,6 +10,7 @@ namespace flyweight {
 
 inline constexpr int64_t kLanes = 16;       // output features side by side in one packed panel, on every instruction set
 inline constexpr int64_t kCodesPerStep = 8; // inputs that one packed step of integer codes holds
+inline constexpr int64_t kLongestSegment = 256; // inputs of integer codes that are quantized and multiplied as one piece
 
 enum class Storage : int32_t { kFloat32, kFloat16, kBfloat16, kUint4, kUint8 };
 enum class Compute : int32_t { kFloat32, kBfloat16, kInt8 };
@@ -46,8 +47,9 @@ struct PackedWeight {
 struct LinearInput {
   const float *x;             // rows x in_features, as given
   int64_t x_stride;
-  void *values;               // rows x values_stride: float, bfloat16 bits or int8, by compute
+  void *values;               // rows x values_stride of bfloat16 bits or int8, by compute; or, if packed_rows > 0, floats
   int64_t values_stride;
+  int64_t packed_rows;        // float32: `values` holds this many rows pass by pass, or 0: `x` is read as it is
   float *scales;              // int8: rows x num_activation_scales
   int64_t num_activation_scales;
   int32_t *integer_sums;      // int8: rows x num_segments, sum of the quantized inputs

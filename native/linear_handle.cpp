@@ -52,9 +52,9 @@ LinearHandle LinearHandle::int_group(const int8_t *codes, const float *scales, c
   w.in_features = in_features, w.out_features = out_features, w.compute = compute;
   w.storage = four_bits ? Storage::kUint4 : Storage::kUint8;
   w.group = group, w.num_scales = in_features / group;
-  w.segment = std::min(group, activation_group), w.padded_segment = ceil_divide(w.segment, kCodesPerStep) * kCodesPerStep;
+  w.segment = std::min({group, activation_group, kLongestSegment}), w.padded_segment = ceil_divide(w.segment, kCodesPerStep) * kCodesPerStep;
   w.segments_per_scale = ceil_divide(group, w.segment), w.num_segments = w.num_scales * w.segments_per_scale;
-  w.segments_per_activation_scale = std::max<int64_t>(1, activation_group / group);
+  w.segments_per_activation_scale = activation_group < group ? 1 : activation_group / group * w.segments_per_scale;
   w.panel_bytes = w.num_segments * w.padded_segment * kLanes / (four_bits ? 2 : 1);
   handle.values_ = AlignedBuffer(static_cast<size_t>(handle.num_panels() * w.panel_bytes));
   handle.scales_ = AlignedBuffer(static_cast<size_t>(handle.num_panels() * w.num_scales * kLanes) * sizeof(float));

@@ -7,7 +7,8 @@ constexpr int64_t kCodeDepth = 1024; // inputs of integer codes per pass
 // Where pair n of eight inputs comes from: the order in which pairs_of_half_bytes and pairs_of_bytes yield them.
 constexpr int kPairOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
 
-inline void quantize_segment_group(const float *x, int64_t count, float *scale_out, float *quantized) {
+// The scale of `count` inputs, absmax / 127, and what to multiply them with.
+inline float activation_scale(const float *x, int64_t count, float *scale_out) {
   // `poison` is NaN as soon as one input is NaN or infinite: no maximum and no rounding shall hide it.
   F32x16 biggest = splat(0.0f), poison = splat(0.0f);
   for (int64_t i = 0; i < count; i += 16) {
@@ -17,8 +18,11 @@ inline void quantize_segment_group(const float *x, int64_t count, float *scale_o
   }
   const float absmax = largest(biggest), scale = absmax / 127.0f;
   // A group of zeros, or of numbers so small that their reciprocal overflows, contributes nothing.
-  const float inverse = absmax > 1e-30f ? 127.0f / absmax : 0.0f;
   *scale_out = (absmax > 1e-30f ? scale : 0.0f) + sum(poison);
+  return absmax > 1e-30f ? 127.0f / absmax : 0.0f;
+}
+
+inline void quantize_segment(const float *x, int64_t count, float inverse, float *quantized) {
   for (int64_t i = 0; i < count; i += 16) {
     const F32x16 values = count - i >= 16 ? load(x + i) : load_first(x + i, count - i);
     store(quantized + i, min(max(round_even(mul(values, splat(inverse))), splat(-127.0f)), splat(127.0f)));
@@ -34,17 +38,37 @@ FLYWEIGHT_INLINE int64_t segment_start(const PackedWeight &w, int64_t segment) {
   return segment / w.segments_per_scale * w.group + segment % w.segments_per_scale * w.segment;
 }
 
+FLYWEIGHT_INLINE int64_t segments_per_pass(const PackedWeight &w, int64_t depth) {
+  return depth > w.padded_segment ? depth / w.padded_segment : 1;
+}
+
+// Inputs (of plain weights) or segments (of codes) in one float32 pass.
+FLYWEIGHT_INLINE int64_t float_pass(const PackedWeight &w) { return is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth; }
+
+struct Span {
+  int64_t first, count;
+};
+
+// The inputs that inputs or segments [begin, end) of a float32 pass stand for.
+FLYWEIGHT_INLINE Span pass_inputs(const PackedWeight &w, int64_t begin, int64_t end) {
+  if (!is_integer(w.storage)) return {begin, end - begin};
+  const int64_t first = segment_start(w, begin);
+  return {first, segment_start(w, end - 1) + segment_length(w, end - 1) - first};
+}
+
 inline void prepare_int8(const PackedWeight &w, const LinearInput &in, int64_t row) {
   const float *x = in.x + row * in.x_stride;
   int8_t *out = static_cast<int8_t *>(in.values) + row * in.values_stride;
-  float quantized[256 + 16];
+  float quantized[kLongestSegment + 16];
   for (int64_t s = 0; s < w.num_segments; s += w.segments_per_activation_scale) {
     const int64_t last = s + w.segments_per_activation_scale < w.num_segments ? s + w.segments_per_activation_scale : w.num_segments;
     const int64_t begin = segment_start(w, s), end = segment_start(w, last - 1) + segment_length(w, last - 1);
-    quantize_segment_group(x + begin, end - begin, in.scales + row * in.num_activation_scales + s / w.segments_per_activation_scale, quantized);
+    float *scale = in.scales + row * in.num_activation_scales + s / w.segments_per_activation_scale;
+    const float inverse = activation_scale(x + begin, end - begin, scale);
     for (int64_t segment = s; segment < last; ++segment) {
       const int64_t length = segment_length(w, segment);
-      const float *from = quantized + segment_start(w, segment) - begin;
+      quantize_segment(x + segment_start(w, segment), length, inverse, quantized);
+      const float *from = quantized;
       int8_t *to = out + segment * w.padded_segment;
       int32_t total = 0;
       int64_t i = 0;
@@ -86,9 +110,19 @@ inline void prepare_bfloat16(const PackedWeight &w, const LinearInput &in, int64
   }
 }
 
-// float32: nothing to do, `values` is `x`. bfloat16: rounded, in the order of the weight's pairs. int8: quantized per
+// float32: as given, or copied pass by pass: a tile then reads neighbouring lines. bfloat16: rounded, in the order of the weight's pairs. int8: quantized per
 // activation group to absmax / 127. The last two have the padding of the weight, filled with zeros.
 inline void prepare_input(const PackedWeight &w, const LinearInput &in, int64_t row_begin, int64_t row_end) {
+  if (w.compute == Compute::kFloat32) {
+    const int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, step = float_pass(w);
+    for (int64_t begin = 0; begin < length; begin += step) {
+      const Span span = pass_inputs(w, begin, begin + step < length ? begin + step : length);
+      float *to = static_cast<float *>(in.values) + span.first * in.packed_rows;
+      for (int64_t row = row_begin; row < row_end; ++row)
+        __builtin_memcpy(to + row * span.count, in.x + row * in.x_stride + span.first, static_cast<size_t>(span.count) * sizeof(float));
+    }
+    return;
+  }
   for (int64_t row = row_begin; row < row_end; ++row) {
     if (w.compute == Compute::kInt8) prepare_int8(w, in, row);
     if (w.compute == Compute::kBfloat16) prepare_bfloat16(w, in, row);
@@ -126,10 +160,6 @@ void expand_segment(const PackedWeight &w, int64_t panel, int64_t segment, float
     }
 }
 
-inline int64_t segments_per_pass(const PackedWeight &w, int64_t depth) {
-  return depth > w.padded_segment ? depth / w.padded_segment : 1;
-}
-
 // Floats that linear() wants as workspace: expanded weights of one strip.
 inline int64_t linear_workspace(const PackedWeight &w) {
   if (w.compute != Compute::kFloat32 || w.storage == Storage::kFloat32) return 0;
@@ -145,12 +175,16 @@ struct Strip {
 template <int PANELS, int MAX_ROWS>
 void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
   FloatTile tile;
-  tile.x = in.x + strip.row_begin * in.x_stride, tile.x_stride = in.x_stride;
-  tile.out = strip.out;
+  const Span span = pass_inputs(w, begin, end);
+  tile.x = in.x + strip.row_begin * in.x_stride + span.first, tile.x_stride = in.x_stride;
+  if (in.packed_rows > 0) {
+    tile.x = static_cast<const float *>(in.values) + span.first * in.packed_rows + strip.row_begin * span.count;
+    tile.x_stride = span.count;
+  }
+  tile.depth = span.count, tile.out = strip.out;
   tile.w_step = 16;
   const uint8_t *panel = w.values + strip.panel * w.panel_bytes;
   if (!is_integer(w.storage)) {
-    tile.x += begin, tile.depth = end - begin;
     tile.w = reinterpret_cast<const float *>(panel) + begin * 16, tile.w_panel = w.panel_bytes / 4;
     if (w.storage != Storage::kFloat32) {
       tile.w = workspace, tile.w_panel = (kPlainDepth + 2) * 16;
@@ -159,12 +193,10 @@ void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &s
     return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
   }
   // Without their padding the segments of a pass follow one another, as the inputs do.
-  const int64_t first = segment_start(w, begin);
-  tile.x += first, tile.depth = segment_start(w, end - 1) + segment_length(w, end - 1) - first;
   tile.w = workspace, tile.w_panel = segments_per_pass(w, kPlainDepth) * w.segment * 16;
   for (int64_t p = 0; p < strip.panels; ++p)
     for (int64_t s = begin; s < end; ++s) {
-      float *to = workspace + p * tile.w_panel + (segment_start(w, s) - first) * 16;
+      float *to = workspace + p * tile.w_panel + (segment_start(w, s) - span.first) * 16;
       w.storage == Storage::kUint4 ? expand_segment<true>(w, strip.panel + p, s, to) : expand_segment<false>(w, strip.panel + p, s, to);
     }
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
@@ -216,7 +248,7 @@ inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOut
   // One pass covers a depth whose weights stay in the first-level cache while all rows go by. A few rows need no passes.
   int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = length;
   if (w.compute == Compute::kFloat32) {
-    if (!few || w.storage != Storage::kFloat32) depth = is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth;
+    if (!few || w.storage != Storage::kFloat32 || in.packed_rows > 0) depth = float_pass(w);
   } else if (!few) {
     depth = is_integer(w.storage) ? segments_per_pass(w, kCodeDepth) : kPairDepth;
   }

@@ -41,7 +41,7 @@ def test_plain_agrees_with_its_twin(isa, rng, dtype, compute, in_features, out_f
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8", "int8_token"])
 @pytest.mark.parametrize(
     ("in_features", "out_features", "group_size", "bits"),
     [
@@ -98,7 +98,7 @@ def test_int8_quantizes_as_its_twin_says(isa, rng):
     np.testing.assert_array_equal(kernels.linear(x, handle), quantized * scales)
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8", "int8_token"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_inputs_that_are_not_numbers_are_not_hidden(isa, compute, bad):
     codes = np.ones((20, 64), np.int8)

@@ -167,7 +167,7 @@ def test_each_layer_computes_in_the_type_asked_for() -> None:
     assert base_compute(spec, mixed, "int8") == "bfloat16"
     assert base_compute(spec, mixed, "float32") == "float32"
     assert linear_compute(packed, mixed, "auto", "bfloat16") == "bfloat16"
-    assert linear_compute(packed, asking, "auto", "bfloat16") == "int8"
+    assert linear_compute(packed, asking, "auto", "bfloat16") == "int8_token"
     assert linear_compute(packed, asking, "bfloat16", "bfloat16") == "bfloat16"
     assert linear_compute(packed, mixed, "int8", "bfloat16") == "int8"
     assert linear_compute(plain, asking, "int8", "bfloat16") == "bfloat16"

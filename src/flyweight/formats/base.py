@@ -14,7 +14,7 @@ from flyweight.errors import UnsupportedModelError
 from flyweight.kernels import LinearHandle
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Compute = Literal["float32", "bfloat16", "int8"]
+Compute = Literal["float32", "bfloat16", "int8", "int8_token"]
 
 
 @runtime_checkable

@@ -155,7 +155,7 @@ class IntGroup:
         return code_bytes + scale_bytes + zero_bytes
 
     def prepare(self, stored: StoredWeight, compute: Compute) -> kernels.LinearHandle:
-        check_compute(compute, ("float32", "bfloat16", "int8"), self.name)
+        check_compute(compute, ("float32", "bfloat16", "int8", "int8_token"), self.name)
         codes, scales, zero_points = _parts(stored.tensors)
         out_features, in_features = stored.shape
         rows = (out_features, scales.shape[1])

@@ -23,7 +23,7 @@ from flyweight.kernels.grouping import activation_group
 INT8 = np.dtype(np.int8)
 STORAGES = {name: getattr(_native.Storage, name) for name in ("float32", "float16", "bfloat16")}
 PLAIN_COMPUTES = {name: getattr(_native.Compute, name) for name in ("float32", "bfloat16")}
-CODE_COMPUTES = PLAIN_COMPUTES | {"int8": _native.Compute.int8}
+CODE_COMPUTES = PLAIN_COMPUTES | {"int8": _native.Compute.int8, "int8_token": _native.Compute.int8}
 
 
 def prepare_plain(weight: Array, *, compute: Literal["float32", "bfloat16"]) -> _native.LinearHandle:
@@ -51,7 +51,7 @@ def prepare_int_group(
     *,
     bits: int,
     group_size: int,
-    compute: Literal["float32", "bfloat16", "int8"],
+    compute: Literal["float32", "bfloat16", "int8", "int8_token"],
 ) -> _native.LinearHandle:
     """Pack a weight of integer codes: ``weight = (code - zero_point) * scale``, a scale per row and group of inputs.
 
@@ -64,7 +64,8 @@ def prepare_int_group(
         compute: ``float32``: exact weights, products and sums in float32. ``bfloat16``: inputs rounded to bfloat16,
             exact codes, a float32 sum per group, then times its scale. ``int8``: inputs quantized per row and group of
             ``activation_group(in_features, group_size)`` inputs to ``round(x * 127 / absmax)``, exact integer sums,
-            times both scales, a float32 sum over the groups.
+            times both scales, a float32 sum over the groups. ``int8_token``: the same with one scale per row, which
+            is what W8A8 checkpoints ask for ("dynamic per token").
 
     Raises:
         KernelError: a wrong dtype, shape or layout, a code out of range, or a setting out of range.
@@ -83,7 +84,7 @@ def prepare_int_group(
     if zero_points is not None:
         check_array("zero_points", zero_points, INT8, shape)
         _check_range("zero_points", zero_points, bits)
-    group = activation_group(in_features, group_size)
+    group = in_features if compute == "int8_token" else activation_group(in_features, group_size)
     return _native.prepare_int_group(codes, scales, zero_points, group_size, group, bits <= 4, native_compute)
 
 

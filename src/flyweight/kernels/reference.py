@@ -41,7 +41,7 @@ def prepare_int_group(
     *,
     bits: int,
     group_size: int,
-    compute: Literal["float32", "bfloat16", "int8"],
+    compute: Literal["float32", "bfloat16", "int8", "int8_token"],
 ) -> LinearHandle:
     return LinearHandle(values=codes, scales=scales, zero_points=zero_points, group_size=group_size, compute=compute)
 
@@ -71,19 +71,20 @@ def _codes_linear(x: Float32, handle: LinearHandle) -> Float64:
         return x.astype(np.float64) @ (steps * scales).astype(np.float64).T
     if handle.compute == "bfloat16":
         return _bfloat16(x).astype(np.float64) @ (steps.astype(np.float64) * scales).T
-    quantized, input_scales = quantize_activations(x, length)
+    per_token = handle.compute == "int8_token"
+    quantized, input_scales = quantize_activations(x, x.shape[1] if per_token else length, per_token=per_token)
     return (quantized * input_scales.astype(np.float64)) @ (steps.astype(np.float64) * scales).T
 
 
-def quantize_activations(x: Float32, group_size: int) -> tuple[Float32, Float32]:
+def quantize_activations(x: Float32, group_size: int, *, per_token: bool = False) -> tuple[Float32, Float32]:
     """8-bit inputs for a weight with ``group_size`` inputs per scale: whole numbers and their scales, of x's shape.
 
-    The inputs of a row are cut by ``activation_group``; in each piece ``q = round(x * (127 / absmax))``, ties to even,
+    The inputs of a row are cut by ``activation_group``, or not at all when ``per_token``; in each piece ``q = round(x * (127 / absmax))``, ties to even,
     all in float32, and its scale is ``absmax / 127``. A piece whose absmax is at most 1e-30 is all zeros.
     """
     quantized, scales = np.zeros_like(x), np.zeros_like(x)
     in_features = x.shape[1]
-    length = activation_group(in_features, group_size)
+    length = in_features if per_token else activation_group(in_features, group_size)
     period = max(length, group_size)  # pieces restart with every group of the weight
     for start in range(0, in_features, period):
         stop_of_period = min(start + period, in_features)

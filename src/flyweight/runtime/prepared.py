@@ -125,13 +125,13 @@ def base_compute(spec: ModelSpec, weights: Weights, compute: ModelCompute) -> Li
 def linear_compute(
     linear: LinearSpec, weights: Weights, compute: ModelCompute, base: Literal["float32", "bfloat16"]
 ) -> Compute:
-    """What one linear computes in: int8 for integer weights when asked for, or when ``auto`` and the checkpoint says
-    that this layer's inputs are quantized."""
+    """What one linear computes in: int8 for integer weights when asked for; int8 with one scale per token, under
+    ``auto``, where the checkpoint says that this layer's inputs are quantized so."""
     if not isinstance(weights.format(linear), IntGroup):
         return base
-    if compute == "int8" or (compute == "auto" and weights.activations(linear) == "int8"):
-        return "int8"
-    return base
+    if compute == "auto" and weights.activations(linear) == "int8":
+        return "int8_token"
+    return "int8" if compute == "int8" else base
 
 
 def fuse(stored: list[StoredWeight]) -> StoredWeight | None:
