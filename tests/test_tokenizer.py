@@ -336,7 +336,14 @@ def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text(content)
         with pytest.raises(CheckpointError, match=message):
             Tokenizer.open(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
+        Tokenizer.open(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja is not UTF-8 \(byte 3\)"):
+        Tokenizer.open(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
     tokenizer = Tokenizer.open(tmp_path)
     with pytest.raises(UsageError, match="has no chat template"):
         tokenizer.render_chat([{"role": "user", "content": "x"}])

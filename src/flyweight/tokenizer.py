@@ -256,7 +256,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; it must hold an object")
@@ -290,7 +290,11 @@ def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, ChatTe
     """Chat templates by name: ``chat_template.jinja`` first, else the string or list in tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return {"default": ChatTemplate(path.read_text(encoding="utf-8"), origin=str(path))}
+        try:
+            source = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path} is not UTF-8 (byte {error.start}); download it again") from error
+        return {"default": ChatTemplate(source, origin=str(path))}
     given, origin = config.get("chat_template"), str(folder / "tokenizer_config.json")
     if given is None:
         return {}
