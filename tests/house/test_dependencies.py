@@ -42,3 +42,8 @@ def test_only_declared_libraries_are_imported():
         if extra:
             faults[relative] = sorted(extra)
     assert not faults, f"imports that pyproject.toml does not declare: {faults}"
+
+
+def test_every_declared_library_is_imported():
+    used = set().union(*(imported_roots(path, top_level_only=False) for path in (ROOT / "src").rglob("*.py")))
+    assert declared() <= used, f"declared but not imported: {declared() - used}"
