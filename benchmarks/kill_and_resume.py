@@ -62,6 +62,12 @@ def kill_after(command: list[str], seconds: float, log: Path) -> None:
     raise SystemExit(f"the command ended with {status} before it could be killed at {seconds:.1f} s; see {log}")
 
 
+def finished_units(out: Path) -> int:
+    """Units in the journal of an unfinished output; its first line names the job."""
+    journal = out.with_name(out.name + ".partial") / "journal.jsonl"
+    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,7 +106,7 @@ def main() -> int:
         # The shares sum to less than one, so that even a job that lost nothing is still running at each kill.
         moment = seconds * chooser.uniform(0.05, 0.9 / arguments.kills)
         kill_after(command(killed), moment, log)
-        print(f"kill {number + 1}: SIGKILL after {moment:.1f} s", flush=True)
+        print(f"kill {number + 1}: SIGKILL after {moment:.1f} s, {finished_units(killed)} units finished", flush=True)
         if killed.exists():
             raise SystemExit(
                 f"{killed} exists although the job was killed: an unfinished output must not look finished"
