@@ -113,6 +113,15 @@ def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pyt
     assert rows == [(0, 10), (10, 10), (20, 5)]
 
 
+def test_scored_sequences_give_their_blocks_to_the_next(folder: Path) -> None:
+    small = load(folder, cache_tokens=48)
+    sequences = random_prompts(30, low=1, high=48)
+    for chunk_tokens in (10, 16, 512):
+        found = gathered(small, sequences, chunk_tokens)
+        assert [len(logits) for logits in found] == [len(tokens) for tokens in sequences]
+    assert small._cache.num_free_blocks == 3
+
+
 def test_a_score_that_is_not_read_to_the_end_gives_the_cache_back(model: LanguageModel) -> None:
     free = model._cache.num_free_blocks
     scores = model.score([[5] * 100], chunk_tokens=16)

@@ -119,7 +119,8 @@ class LanguageModel:
                 )
         open_sequences: dict[int, CachedSequence] = {}
         try:
-            for step in _steps(sequences, chunk_tokens, whole=self._whole_prompts):
+            lengths = [len(tokens) for tokens in sequences]
+            for step in _steps(lengths, chunk_tokens, self._cache, whole=self._whole_prompts):
                 yield from self._score_step(sequences, step, open_sequences)
         finally:
             for sequence in open_sequences.values():
@@ -248,22 +249,26 @@ def _is_ids(prompt: Prompt) -> bool:
 
 
 def _steps(
-    sequences: Sequence[Sequence[int]], chunk_tokens: int, *, whole: bool
+    lengths: Sequence[int], chunk_tokens: int, cache: KVCache, *, whole: bool
 ) -> Iterator[list[tuple[int, int, int]]]:
-    """Pieces (sequence, start, stop) of all sequences in order, put together to steps of at most ``chunk_tokens``.
+    """Pieces (sequence, start, stop) of all sequences in order, put together to steps.
 
-    With ``whole`` a sequence is never cut.
+    A step has at most ``chunk_tokens`` tokens and no more sequences than the cache can hold, counting what earlier
+    steps have stored of them. With ``whole`` a sequence is never cut.
     """
     step: list[tuple[int, int, int]] = []
-    left = chunk_tokens
-    for index, tokens in enumerate(sequences):
-        size = len(tokens) if whole else chunk_tokens
-        for start in range(0, len(tokens), max(size, 1)):
-            stop = min(start + size, len(tokens))
-            if step and stop - start > left:
+    tokens_left, blocks_left = chunk_tokens, cache.num_free_blocks
+    most_blocks = blocks_left
+    for index, length in enumerate(lengths):
+        size = max(1, length if whole else chunk_tokens)
+        for start in range(0, length, size):
+            stop = min(start + size, length)
+            blocks = cache.blocks_needed(stop)
+            if step and (stop - start > tokens_left or blocks > blocks_left):
                 yield step
-                step, left = [], chunk_tokens
+                step, tokens_left, blocks_left = [], chunk_tokens, most_blocks
             step.append((index, start, stop))
-            left -= stop - start
+            tokens_left -= stop - start
+            blocks_left -= blocks
     if step:
         yield step
