@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print per task")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
     for path in sorted(arguments.golden.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         answers = answer_all(model, tokenizer, lines)

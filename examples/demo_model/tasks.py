@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from examples.demo_model import world
@@ -191,7 +191,7 @@ def is_refused(verb: str, thing: str) -> bool:
     return verb in _FORCING and thing in _GUARDED
 
 
-def _compact(value: dict[str, object]) -> str:
+def _compact(value: Mapping[str, object]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -48,7 +48,7 @@ def train(arguments: argparse.Namespace) -> None:
     rank = arguments.rank
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
-    rendezvous = dist.FileStore(str(arguments.run / "rendezvous"), arguments.workers)
+    rendezvous = dist.FileStore(str(arguments.run / "rendezvous"), arguments.workers)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=rendezvous, rank=rank, world_size=arguments.workers)
     tokenizer = Tokenizer.from_file(str(arguments.tokenizer))
     config = ModelConfig(vocab_size=tokenizer.get_vocab_size())
@@ -93,7 +93,7 @@ def train(arguments: argparse.Namespace) -> None:
         for ids, weights in batches:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = loss_of(ids, weights) / total_weight
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             window[0] += loss.detach() * total_weight
         window[1] += total_weight
         average_gradients(model, arguments.workers)
@@ -140,7 +140,7 @@ def average_gradients(model: DemoModel, num_workers: int) -> None:
     dist.all_reduce(flat)
     flat /= num_workers
     flat *= (1.0 / (flat.norm() + 1e-6)).clamp(max=1.0)
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from examples.demo_model import tasks
-from examples.demo_model.documents import MAX_LINES, PAD, Mix, draw_conversation, draw_retrieval, pack_row
+from examples.demo_model.documents import BOS, MAX_LINES, PAD, Mix, draw_conversation, draw_retrieval, pack_row
 from examples.demo_model.tasks import Conversation
 from examples.demo_model.train_tokenizer import CONTEXT_LENGTH
 from examples.demo_model.words import Split
@@ -24,6 +24,8 @@ NUM_CALIBRATION = 800
 NUM_HELDOUT_ROWS = 150
 # Room for a wrong answer to run on a little before it is cut.
 SPARE_TOKENS = 4
+# What flyweight's text readers take as the border between two documents.
+SEPARATOR = "<|endoftext|>"
 
 
 def golden_conversations(seed: int) -> dict[str, list[Conversation]]:
@@ -86,11 +88,12 @@ def calibration_lines(seed: int) -> list[dict[str, object]]:
 
 
 def heldout_text(tokenizer: Tokenizer, seed: int) -> str:
-    """Returns documents of the golden split in the mix of training, as one text without separators."""
+    """Returns documents of the golden split in the mix of training, with a line ``<|endoftext|>`` between two."""
     rng = random.Random(f"heldout/{seed}")
     mix = Mix(max_lines=MAX_LINES, retrieval_share=0.25)
     rows = [pack_row(rng, tokenizer, "golden", mix, CONTEXT_LENGTH)[0] for _ in range(NUM_HELDOUT_ROWS)]
-    return "".join(tokenizer.decode(row, skip_special_tokens=False) for row in rows).replace(PAD, "")
+    text = "".join(tokenizer.decode(row, skip_special_tokens=False) for row in rows).replace(PAD, "")
+    return text.replace(BOS, f"\n{SEPARATOR}\n{BOS}").removeprefix(f"\n{SEPARATOR}\n") + "\n"
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:

@@ -31,6 +31,7 @@ def calibration_path() -> Path:
 def heldout_path() -> Path:
     """Returns the held-out text for perplexity: conversations and sentences as the chat template writes them.
 
-    Special tokens stand in the text as ``<|bos|>``, ``<|end|>`` and so on; the tokenizer reads them as single tokens.
+    A line ``<|endoftext|>`` stands between two documents. Special tokens stand in the text as ``<|bos|>``, ``<|end|>``
+    and so on; the tokenizer reads them as single tokens.
     """
     return Path(__file__).parent / "data" / "heldout.txt"
