@@ -1,13 +1,15 @@
 """The demo at its smallest: everything is made, measured and shown, and no foreign folder is touched."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from flyweight import demo_model
 from flyweight.errors import UsageError
-from flyweight.reporting import render_page
+from flyweight.reporting import print_table, render_page
 from flyweight.shipping.demo import Demo, DemoSizes, run_demo
 from flyweight.shipping.demo_report import answers_table, demo_page, demo_table
 
@@ -28,23 +30,43 @@ def test_the_table_has_every_figure_for_every_model(demo: Demo) -> None:
     table = demo_table(demo)
     assert table.columns == ("", "original", "int8", "int4")
     cells = {row[0]: row[1:] for row in table.rows}
-    tasks = {f"golden {task}" for task in (*(path.stem for path in demo_model.golden_path().glob("*.jsonl")), "all")}
+    tasks = {f" {task}" for task in (*(path.stem for path in demo_model.golden_path().glob("*.jsonl")), "all")}
     assert set(cells) == tasks | {
-        "weights on disk",
+        "weights",
         "bits per weight",
-        "perplexity per token",
-        "perplexity / original's",
-        "KL to original, nats",
-        "same top token",
-        "tokens/s, one stream",
-        "time to compress",
+        "perplexity",
+        "to original's",
+        "KL, millinats",
+        "same top-1, %",
+        "golden right, %",
+        "tokens/s",
+        "compressed in",
     }
-    assert all(cell for name, row in cells.items() if name.startswith("golden") for cell in row)
-    assert all("[" in cell for cell in cells["perplexity per token"])
+    assert all(cell for task in tasks for cell in cells[task])
+    assert all("\n" in cell and "–" in cell for cell in cells["perplexity"])
     bits = [float(cell) for cell in cells["bits per weight"]]
     assert bits[0] == 16
     assert 8 <= bits[1] < 9
     assert 4 <= bits[2] < 5
+
+
+def test_the_table_shows_what_was_measured_and_fits_80_characters(demo: Demo) -> None:
+    text = demo.models[1].report.text
+    assert text is not None
+    assert text.comparison is not None
+    (row,) = [row for row in demo_table(demo).rows if row[0] == "KL, millinats"]
+    value, interval = row[3].split("\n")
+    assert float(value) == pytest.approx(1000 * text.comparison.kl_mean.value, rel=0.01)
+    assert [float(end) for end in interval.split("–")] == pytest.approx(
+        [1000 * (text.comparison.kl_mean.low or 0), 1000 * (text.comparison.kl_mean.high or 0)], rel=0.02
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_table(demo_table(demo), console)
+    shown = console.export_text()
+    for row in demo_table(demo).rows:
+        for cell in row:
+            for line in cell.split("\n"):
+                assert line in shown, "a cell is folded"
 
 
 def test_fewer_bits_are_smaller_and_further_from_the_original(demo: Demo) -> None:

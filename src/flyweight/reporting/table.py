@@ -9,14 +9,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 PIPED_WIDTH = 160
+WIDEST_UNFOLDED = 15  # names in the first column are folded only beyond this, however narrow the terminal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """Rows of ready-made text under column names.
 
-    The first ``num_labels`` columns are words (left-aligned), the others numbers (right-aligned). ``note`` is
-    one line below the table: units, sample size, how the intervals were made.
+    The first ``num_labels`` columns are words (left-aligned), the others numbers (right-aligned). A cell may hold
+    several lines. ``note`` stands below the table: units, sample size, how the intervals were made.
 
     Raises:
         ValueError: when a row has not as many cells as there are columns (a mistake of ours).
@@ -52,14 +53,20 @@ def print_table(table: Table, console: Console | None = None) -> None:
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
-        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
         show_header=any(table.columns),
     )
     if table.note:
         drawn.caption = Text(table.note, style="dim")
     for position, name in enumerate(table.columns):
+        longest = max((len(row[position]) for row in table.rows), default=0)
         drawn.add_column(
-            Text(name), justify="left" if position < table.num_labels else "right", overflow="fold", vertical="top"
+            Text(name),
+            justify="left" if position < table.num_labels else "right",
+            overflow="fold",
+            vertical="top",
+            min_width=min(longest, WIDEST_UNFOLDED) if position == 0 else None,
         )
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))

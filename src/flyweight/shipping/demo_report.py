@@ -1,8 +1,8 @@
 """The demo as one table, as answers side by side, and as a page. It measures nothing."""
 
 from flyweight.evaluation.golden import TaskResult
-from flyweight.evaluation.render import show, show_share
-from flyweight.evaluation.report import EvaluationReport, ModelFacts, TextResult
+from flyweight.evaluation.report import EvaluationReport, TextResult
+from flyweight.evaluation.statistics import Figure
 from flyweight.reporting import (
     Block,
     Page,
@@ -11,6 +11,7 @@ from flyweight.reporting import (
     Table,
     Text,
     format_bytes,
+    format_interval,
     format_seconds,
     plot_bars,
     plot_points,
@@ -19,43 +20,53 @@ from flyweight.shipping.demo import ORIGINAL, Demo
 
 
 def demo_table(demo: Demo) -> Table:
-    """Everything measured: one column per model, the original first."""
+    """Everything measured: one column per model, the original first; narrow enough for 80 characters."""
     first = demo.models[0].report
-    rows: list[tuple[str, ...]] = [
-        ("weights on disk", *(format_bytes(facts.weight_bytes) for facts in _facts(demo))),
-        ("bits per weight", *(f"{facts.bits_per_weight:.2f}" for facts in _facts(demo))),
-    ]
-    text, golden = _text(first), _tasks(first)
+    text, tasks = _text(first), _tasks(first)
     assert text.original is not None
     compared = [_text(one.report) for one in demo.models]
-    rows.append(("perplexity per token", show(text.original.token), *(show(one.perplexity.token) for one in compared)))
     found = [one.comparison for one in compared if one.comparison is not None]
-    rows += [
-        ("perplexity / original's", "", *(show(one.ppl_ratio) for one in found)),
-        ("KL to original, nats", "", *(show(one.kl_mean, 3) for one in found)),
-        ("same top token", "", *(show_share(one.top1) for one in found)),
-    ]
-    for row, task in enumerate(golden):
-        assert task.original is not None
-        each = [_tasks(one.report)[row].exact_match for one in demo.models]
-        rows.append((f"golden {task.task}", *(f"{100 * one.value:.0f} %" for one in (task.original, *each))))
+    facts = [one for one in (first.against, *(each.report.model for each in demo.models)) if one is not None]
     speeds = [demo.speeds[name] for name in (ORIGINAL, *(one.name for one in demo.models))]
-    rows += [
-        ("tokens/s, one stream", *(f"{one.median:.0f} [{one.lowest:.0f}, {one.highest:.0f}]" for one in speeds)),
-        ("time to compress", "", *(format_seconds(one.compress_seconds) for one in demo.models)),
+    rows: list[tuple[str, ...]] = [
+        ("weights", *(format_bytes(one.weight_bytes) for one in facts)),
+        ("bits per weight", *(f"{one.bits_per_weight:.2f}" for one in facts)),
+        ("perplexity", *(_narrow(one) for one in (text.original.token, *(each.perplexity.token for each in compared)))),
+        ("to original's", "", *(_narrow(one.ppl_ratio, places=3) for one in found)),
+        ("KL, millinats", "", *(_narrow(one.kl_mean, factor=1000) for one in found)),
+        ("same top-1, %", "", *(_narrow(one.top1, factor=100) for one in found)),
+        ("golden right, %", *("" for _ in facts)),
     ]
-    prompts = golden[0].exact_match.num_samples
-    note = (
-        f"{text.protocol.num_tokens_scored} tokens, {text.perplexity.token.interval}; brackets: "
-        f"{100 * text.perplexity.token.confidence:g} % intervals; golden: {prompts} prompts a task, exact match; "
-        f"tokens/s: median [lowest, highest] of {speeds[0].num_decodes} x {speeds[0].num_tokens} tokens, in turns"
-    )
+    for row, task in enumerate(tasks):
+        assert task.original is not None
+        shares = [task.original, *(_tasks(one.report)[row].exact_match for one in demo.models)]
+        rows.append((f" {task.task}", *(f"{100 * one.value:.0f}" for one in shares)))
+    rows += [
+        ("tokens/s", *(f"{one.median:.0f}\n{one.lowest:.0f}–{one.highest:.0f}" for one in speeds)),
+        ("compressed in", "", *(format_seconds(one.compress_seconds) for one in demo.models)),
+    ]
+    interval = text.perplexity.token
     return Table(
         title="The demo model, compressed",
         columns=("", ORIGINAL, *(one.name for one in demo.models)),
         rows=tuple(rows),
-        note=note,
+        note=(
+            f"perplexity, KL and top-1 per token on {text.protocol.num_tokens_scored} tokens, below them "
+            f"{100 * interval.confidence:g} % intervals ({interval.interval}); golden: greedy answers exactly right, "
+            f"{tasks[0].exact_match.num_samples} prompts a task; tokens/s: one stream, median and extremes of "
+            f"{speeds[0].num_decodes} x {speeds[0].num_tokens} tokens, models in turns"
+        ),
     )
+
+
+def _narrow(figure: Figure, *, factor: float = 1.0, places: int | None = None) -> str:
+    """The value, and below it the interval as a range; three significant digits, or so many decimal places."""
+    value, low, high = (
+        factor * (figure.value if one is None else one) for one in (figure.value, figure.low, figure.high)
+    )
+    if places is not None:
+        return f"{value:.{places}f}\n{low:.{places}f}–{high:.{places}f}"
+    return format_interval(value, low, high).replace(" [", "\n").replace(", ", "–").replace("]", "")
 
 
 def answers_table(demo: Demo) -> Table:
@@ -107,12 +118,6 @@ def _golden_bars(demo: Demo) -> str:
         Series(name=one.name, values=[task.exact_match.value for task in _tasks(one.report)]) for one in demo.models
     ]
     return plot_bars([one.task for one in tasks], series, ylabel="exact match", top=1.0)
-
-
-def _facts(demo: Demo) -> list[ModelFacts]:
-    original = demo.models[0].report.against
-    assert original is not None
-    return [original, *(one.report.model for one in demo.models)]
 
 
 def _text(report: EvaluationReport) -> TextResult:
