@@ -80,7 +80,7 @@ def quantize_float64(weight, x, form, options, target=None):
 )
 def test_equals_the_oracle(form, order):
     weight, x = problem()
-    options = GptqOptions(order=order, scales="minmax", damping=DAMPING)
+    options = GptqOptions(order=order, scales="minmax", damping=DAMPING, shrinkage=0)
     columns = column_order((x.astype(np.float64) ** 2).sum(axis=0), form.group_length(96), order)
     codes, decoded = oracle(weight, x, form, columns)
     exact = quantize_float64(weight, x, form, options)
@@ -98,7 +98,7 @@ def test_wide_groups_equal_the_oracle():
     """A group of more columns than the loop takes at once is rounded in runs."""
     weight, x = problem(in_features=320, tokens=900)
     form = IntGroup(bits=4, granularity="channel", group_size=None, scale_dtype="float32")
-    options = GptqOptions(order="none", scales="minmax", damping=DAMPING)
+    options = GptqOptions(order="none", scales="minmax", damping=DAMPING, shrinkage=0)
     codes, decoded = oracle(weight, x, form, None)
     result = quantize_float64(weight, x, form, options)
     np.testing.assert_array_equal(result.stored.tensors["codes"], codes)
@@ -109,13 +109,13 @@ def test_targets_equal_the_oracle():
     weight, x = problem()
     target = x @ weight.T * 1.05 + 0.1 * x[:, :24]
     form = IntGroup(bits=4, group_size=32, scale_dtype="float32")
-    options = GptqOptions(order="none", scales="minmax", damping=DAMPING)
+    options = GptqOptions(order="none", scales="minmax", damping=DAMPING, shrinkage=0)
     codes, decoded = oracle(weight, x, form, None, target=target.astype(np.float64))
     result = quantize_float64(weight, x, form, options, target=target.astype(np.float64))
     np.testing.assert_array_equal(result.stored.tensors["codes"], codes)
     np.testing.assert_allclose(result.stored.decode(), decoded, rtol=1e-5, atol=1e-5)
     fast = quantize(weight, statistics_of(x, target), form, options)
-    without = quantize(weight, statistics_of(x, target), form, GptqOptions(correct=False, damping=DAMPING))
+    without = quantize(weight, statistics_of(x, target), form, GptqOptions(correct=False, damping=DAMPING, shrinkage=0))
     assert squared_loss(fast, x, target) < 0.8 * squared_loss(without, x, target)
 
 
@@ -181,9 +181,25 @@ def test_dead_inputs_become_zero_and_are_named():
 def test_raised_damping_is_named():
     weight, _ = problem(in_features=64)
     x = np.repeat(np.random.default_rng(0).standard_normal((200, 1)), 64, axis=1).astype(np.float32) * 1000
-    result = quantize(weight, statistics_of(x), IntGroup(bits=4, group_size=32), GptqOptions(damping=1e-12))
+    result = quantize(
+        weight, statistics_of(x), IntGroup(bits=4, group_size=32), GptqOptions(damping=1e-12, shrinkage=0)
+    )
     assert "damping raised to" in result.notes[0]
     assert result.damping >= 1e-4
+
+
+def test_statistics_of_few_tokens_are_trusted_less():
+    """The damping grows with inputs per token; noise in the targets is then not taken for something to learn."""
+    weight, x = problem(tokens=4000)
+    few, other = x[:120], x[120:]
+    clean = few @ weight.T
+    noise = np.random.default_rng(1).standard_normal(clean.shape).astype(np.float32) * clean.std()
+    form, outputs = IntGroup(bits=8, group_size=32), other @ weight.T
+    plain = quantize(weight, statistics_of(few, clean + noise), form, GptqOptions(shrinkage=0))
+    shrunk = quantize(weight, statistics_of(few, clean + noise), form, GptqOptions())
+    assert plain.damping == 0.01
+    assert shrunk.damping == pytest.approx(0.01 + 96 / 120)
+    assert squared_loss(shrunk, other, outputs) < 0.5 * squared_loss(plain, other, outputs)
 
 
 def test_shared_statistics_serve_layers_of_different_groups():
@@ -235,6 +251,7 @@ def test_torch_gives_the_same():
     ("options", "message"),
     [
         ({"damping": 0}, "damping=0 must be above 0 and at most 1; 0.01 is usual"),
+        ({"shrinkage": -1}, "shrinkage=-1 must be 0 or more; 1 is usual"),
         ({"order": "desc"}, "order='desc' is unknown; choose groups or none"),
         ({"scales": "mse"}, "scales='mse' is unknown; choose minmax or loss"),
         ({"fewest_tokens": 0}, "fewest_tokens=0 must be a positive whole number"),

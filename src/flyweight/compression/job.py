@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights, check_finite
 from flyweight.compression.calibration import Calibration, read_calibration
@@ -129,9 +130,15 @@ def check_job(model: str | Path, out: str | Path, recipe: str | Path | Recipe, o
         assignments=assignments,
         units=_units(spec, linears),
         calibration=calibration,
-        compute="float32",
+        compute=_compute(checkpoint, assignments),
         warnings=warnings,
     )
+
+
+def _compute(checkpoint: Checkpoint, assignments: Mapping[str, Assignment]) -> Compute:
+    """What the calibration runs compute in: as the weights are stored, where this CPU multiplies bfloat16."""
+    stored = {_weight_dtype(checkpoint, assignment.linear) for assignment in assignments.values()}
+    return "bfloat16" if stored == {"bfloat16"} and kernels.isa() == "avx512" else "float32"
 
 
 def _read_spec(checkpoint: Checkpoint, recipe: Recipe) -> tuple[ModelSpec | None, tuple[str, ...]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from flyweight.compression.job import Job
-from flyweight.compression.linear_algebra import STRIP
 from flyweight.compression.sequences import Sequences
+from flyweight.compression.statistics import STRIP
 from flyweight.errors import ResourceError
 from flyweight.formats.plain import FLOAT_DTYPES
 from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec

@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 from flyweight.compression.linear_algebra import factor_backwards_in_place, mirror, permute_symmetric
 from flyweight.formats.base import Array
 
-STRIP = 1024  # rows of the Hessian updated by one matrix product: bounds the temporary
+STRIP = 256  # rows of the Hessian updated by one matrix product: bounds the temporary, and what is computed in vain
 DAMPING_STEP = 10.0
 SMALLEST_DAMPING = 1e-4
 LARGEST_DAMPING = 1.0
@@ -65,7 +65,10 @@ class InputStatistics:
         assert (target is not None) == (self.cross is not None) or self.tokens == 0, "targets come always or never"
         if target is not None:
             product = x.T @ target
-            self.cross = product if self.cross is None else self.cross + product
+            if self.cross is None:
+                self.cross = product
+            else:
+                self.cross += product
         self.tokens += x.shape[0]
         self._diagonal = None
         for top in range(0, self.in_features, STRIP):

@@ -33,6 +33,7 @@ class GptqOptions:
     """Options of ``gptq``.
 
     damping           added to the Hessian's diagonal, relative to its mean; raised where the factorization needs it
+    shrinkage         further damping, times inputs per calibration token: statistics of few tokens are trusted less
     correct           aim at what the uncompressed model gives, where the driver knows it, rather than at what the
                       uncompressed layer would make of inputs that already carry the errors of the layers before it
     order             ``groups``: columns by falling activation inside each group, groups by their largest (no g_idx
@@ -43,6 +44,7 @@ class GptqOptions:
     """
 
     damping: float = 0.01
+    shrinkage: float = 1.0
     correct: bool = True
     order: Literal["groups", "none"] = "groups"
     scales: Literal["minmax", "loss"] = "loss"
@@ -53,6 +55,8 @@ class GptqOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.damping, int | float) or not 0 < self.damping <= 1:
             raise RecipeError(f"damping={self.damping!r} must be above 0 and at most 1; 0.01 is usual")
+        if not isinstance(self.shrinkage, int | float) or self.shrinkage < 0:
+            raise RecipeError(f"shrinkage={self.shrinkage!r} must be 0 or more; 1 is usual")
         if not isinstance(self.correct, bool):
             raise RecipeError(f"correct={self.correct!r} must be true or false")
         if self.order not in ("groups", "none"):
@@ -83,7 +87,8 @@ def quantize(weight: Any, statistics: InputStatistics | None, form: IntGroup, op
     length = form.group_length(weight.shape[1])
     dead = statistics.dead
     num_dead = int(xp.sum(xp.astype(dead, xp.int32)))
-    factor = statistics.factor(options.damping, column_order(_host(statistics.diagonal), length, options.order))
+    order = column_order(_host(statistics.diagonal), length, options.order)
+    factor = statistics.factor(options.damping + options.shrinkage * weight.shape[1] / statistics.tokens, order)
     ordered = weight if factor.order is None else xp.take(weight, xp.asarray(factor.order), axis=1)
     if options.correct and statistics.cross is not None:
         ordered = _corrected(ordered, factor, statistics.cross)
