@@ -80,7 +80,7 @@ CALIBRATION=$("$FLYWEIGHT_PYTHON" -c 'from flyweight import demo_model; print(de
 compress int8 --recipe int8
 compress w8a8 --recipe w8a8
 compress int4 --recipe int4 --group-size 32
-compress gptq-int4 --recipe gptq-int4 --group-size 32 --calibration "$CALIBRATION"
+compress gptq-int4 --recipe gptq-int4 --group-size 32 --calibration "$CALIBRATION" --sequences 32 --sequence-length 256
 
 for name in int8 int4 gptq-int4 w8a8; do
   answers "$name" float32
