@@ -19,7 +19,7 @@ from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec
 from flyweight.reporting import format_bytes
 
 FLOAT32 = 4
-ALLOWANCE = 48 << 20  # buffers of BLAS and of the allocator, shards on their way to the disk
+ALLOWANCE = 64 << 20  # buffers of BLAS and of the allocator, shards on their way to the disk
 SPILLS: tuple[frozenset[str], ...] = (frozenset(), frozenset({"inner"}), frozenset({"inner", "stream"}))
 """What may lie on disk instead of in memory, the fastest choice first."""
 
@@ -86,8 +86,14 @@ def _block_stages(
     """What lives at once at each stage of one block, by name."""
     assert job.spec is not None
     tokens, piece = sequences.tokens, sequences.tokens_at_once
-    num_streams = (1 + 2 * job.wants_targets) if "stream" not in spilled else 0
-    streams = {"the residual streams of the calibration tokens": num_streams * tokens * job.spec.hidden_size * FLOAT32}
+    stream = 0 if "stream" in spilled else tokens * job.spec.hidden_size * FLOAT32
+
+    def streams(num_targets: int) -> dict[str, int]:
+        """The compressed stream and, with targets, the original one and targets that are not the stream itself."""
+        number = 1 + (1 + num_targets if job.wants_targets else 0)
+        return {"the residual streams of the calibration tokens": number * stream}
+
+    after_mlp = 0 if block.post_mlp_norm is None else 1
     qkv, output, gate_up, down = block.groups
     stages = []
     for parts, what in (((qkv, output), "attention"), ((gate_up, down), "feed-forward")):
@@ -97,10 +103,10 @@ def _block_stages(
             * sum(_stored_bytes(job, linear) for g in parts for linear in g.linears),
             "one piece of activations": 3 * piece * width * FLOAT32,
         }
-        stages.append((f"running the original {what} of {block.prefix}", {**streams, **weights}))
+        stages.append((f"running the original {what} of {block.prefix}", {**streams(1 + after_mlp), **weights}))
     for group in block.groups:
         feeding = qkv if group is output else gate_up if group is down else None
-        items = dict(streams)
+        items = streams((group in (qkv, output)) + after_mlp)
         observed = 3 * piece * group.in_features * FLOAT32
         if feeding is not None:
             kept = 0 if "inner" in spilled else tokens * group.in_features * FLOAT32
