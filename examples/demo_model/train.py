@@ -28,9 +28,15 @@ MUON_LEARNING_RATE, ADAM_LEARNING_RATE = 0.02, 0.003
 WARMUP_STEPS = 100
 
 
-def learning_rate_factor(step: int, total_steps: int, decay_steps: int) -> float:
-    """Returns the factor of the peak rate at ``step``: linear warmup, constant, linear decay to zero."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, (total_steps - step) / decay_steps)
+def learning_rate_factor(step: int, total_steps: int, decay_steps: int, hold_step: int, hold_steps: int) -> float:
+    """Returns the factor of the peak rate at ``step``: linear warmup, constant, linear decay to zero.
+
+    The factor of ``hold_step`` is kept for ``hold_steps`` steps before the decay goes on: so a finished run is
+    lengthened from a checkpoint inside its decay.
+    """
+    if step >= hold_step:
+        step = max(hold_step, step - hold_steps)
+    return min(1.0, (step + 1) / WARMUP_STEPS, (total_steps - hold_steps - step) / decay_steps)
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
@@ -97,7 +103,9 @@ def train(arguments: argparse.Namespace) -> None:
             window[0] += loss.detach() * total_weight
         window[1] += total_weight
         average_gradients(model, arguments.workers)
-        factor = learning_rate_factor(step, arguments.total_steps, arguments.decay_steps)
+        factor = learning_rate_factor(
+            step, arguments.total_steps, arguments.decay_steps, arguments.hold_step, arguments.hold_steps
+        )
         for optimizer, peak in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
@@ -155,6 +163,8 @@ def main() -> None:
     parser.add_argument("--short-rows", type=int, default=16, help="rows of 128 tokens per worker and step")
     parser.add_argument("--total-steps", type=int, default=5000)
     parser.add_argument("--decay-steps", type=int, default=1500, help="last steps, in which the rate falls to zero")
+    parser.add_argument("--hold-step", type=int, default=0, help="step whose learning rate is kept for a while")
+    parser.add_argument("--hold-steps", type=int, default=0, help="for how many steps; part of --total-steps")
     parser.add_argument("--ramp-steps", type=int, default=1000, help="steps over which retrieval lists grow")
     parser.add_argument("--late-step", type=int, default=1500, help="step from which copying gets more of the text")
     parser.add_argument("--log-every", type=int, default=50)
