@@ -40,11 +40,10 @@ $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	$(PIP) .
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/.installed | $(BIN)/python
-	@echo "installing what the tests compare with (PyTorch, transformers, compressed-tensors)"
-	$(PIP) '.[torch]'
-	$(PIP) '.[test,dev]'
-	@touch $@
+$(VENV)/.test-installed: $(SOURCES) | $(BIN)/python
+	@echo "installing Flyweight and what its tests compare with (PyTorch, transformers, compressed-tensors) into $(VENV)"
+	$(PIP) '.[torch,test,dev]'
+	@touch $@ $(VENV)/.installed
 
 native:
 	@$(CMAKE) -S . -B build/native -DCMAKE_BUILD_TYPE=Release -DFLYWEIGHT_STRICT=$(or $(STRICT),OFF) \
