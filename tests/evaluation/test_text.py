@@ -29,10 +29,16 @@ def test_a_plain_file_is_one_document_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_text_that_starts_with_bos_has_a_document_after_each(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.txt", "<s>One.</s><s>Two\n<|endoftext|>\n</s>")
-    assert read_text(path, bos_text="<s>").documents == ("One.</s>", "Two\n<|endoftext|>\n</s>")
-    assert len(read_text(path).documents) == 2
-    assert read_text(path, bos_text="<bos>").documents[0] == "<s>One.</s><s>Two"
+    path = write(tmp_path, "a.txt", "<s>One.</s><s>Two <|endoftext|>\n</s>")
+    assert read_text(path, bos_text="<s>").documents == ("One.</s>", "Two <|endoftext|>\n</s>")
+    assert read_text(path, bos_text="<bos>").documents == ("<s>One.</s><s>Two <|endoftext|>\n</s>",)
+
+
+def test_bos_written_out_before_a_document_is_not_scored(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "<s>One.<s></s>\n<|endoftext|>\n<s>Two\n")
+    assert read_text(path, bos_text="<s>").documents == ("One.<s></s>", "Two")
+    assert read_text(path).documents == ("<s>One.<s></s>", "<s>Two")
+    assert read_text(write(tmp_path, "a.jsonl", '{"text": "<s>x"}'), bos_text="<s>").documents == ("x",)
 
 
 def test_jsonl_holds_a_document_a_line(tmp_path: Path) -> None:

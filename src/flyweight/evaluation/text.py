@@ -31,10 +31,11 @@ def count_words(document: str) -> int:
 def read_text(path: str | Path, *, bos_text: str | None = None) -> EvaluationText:
     """Read documents from a file.
 
-    A ``.jsonl`` file holds one document a line, as the string under ``text``. Any other file is text: one that starts
-    with ``bos_text`` (the tokenizer's BOS, written out) has a document after each; else documents are separated by
-    lines that hold only ``<|endoftext|>``; without such a line the file is one document. White space around a
-    document separated so is not part of it. The separators are part of no document.
+    A ``.jsonl`` file holds one document a line, as the string under ``text``. Any other file is text, whose documents
+    are separated by lines that hold only ``<|endoftext|>`` (white space around a document separated so is not part of
+    it) or, without such a line, start wherever ``bos_text`` stands, if the file starts with it. Otherwise the file is
+    one document. ``bos_text`` is the tokenizer's BOS written out; at the start of a document it is not part of it,
+    since the protocol puts BOS there.
 
     Raises:
         DataError: when the file is missing, not UTF-8, holds no text, or a line of it is not such an object.
@@ -47,15 +48,20 @@ def read_text(path: str | Path, *, bos_text: str | None = None) -> EvaluationTex
         raise DataError(f"evaluation text {source} is not UTF-8 (byte {error.start}); convert it first") from None
     if source.suffix == ".jsonl":
         documents = tuple(_document(line, source, number) for number, line in numbered_lines(text))
-    elif bos_text and text.startswith(bos_text):
-        documents = tuple(text.split(bos_text))
     else:
-        parts = re.split(rf"^{re.escape(SEPARATOR)}[ \t]*\r?$", text, flags=re.MULTILINE)
-        documents = (text,) if len(parts) == 1 else tuple(part.strip() for part in parts)
+        documents = _split(text, bos_text)
+    documents = tuple(document.removeprefix(bos_text or "") for document in documents)
     documents = tuple(document for document in documents if document.strip())
     if not documents:
         raise DataError(f"evaluation text {source} is empty; give a file with text in it")
     return EvaluationText(name=source.name, documents=documents, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def _split(text: str, bos_text: str | None) -> tuple[str, ...]:
+    parts = re.split(rf"^{re.escape(SEPARATOR)}[ \t]*\r?$", text, flags=re.MULTILINE)
+    if len(parts) > 1:
+        return tuple(part.strip() for part in parts)
+    return tuple(text.split(bos_text)) if bos_text and text.startswith(bos_text) else (text,)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
