@@ -311,6 +311,18 @@ def test_an_unknown_architecture_takes_the_data_free_path_and_says_so(tmp_path, 
         compress(tmp_path / "model", tmp_path / "out2", "gptq-int4", options)
 
 
+def test_with_few_tokens_the_original_model_is_not_run_beside(model, options, tmp_path, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("the original block was run")
+
+    monkeypatch.setattr("flyweight.compression.original.run_attention", never)
+    few = CompressOptions(calibration=options.calibration, sequences=5, sequence_length=32, group_size=32)
+    report = compress(model, tmp_path / "out", "gptq-int4", few)
+    assert "160 calibration tokens are few for layers of 96 inputs" in report.warnings[0]
+    with pytest.raises(AssertionError, match="the original block was run"):
+        compress(model, tmp_path / "out2", "gptq-int4", options)
+
+
 def test_an_untied_head_can_be_compressed(tmp_path, options):
     write_tiny_llama(tmp_path / "model", tied=False, **SIZES)
     recipe = tmp_path / "head.yaml"

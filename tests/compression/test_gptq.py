@@ -251,6 +251,7 @@ def test_torch_gives_the_same():
     ("options", "message"),
     [
         ({"damping": 0}, "damping=0 must be above 0 and at most 1; 0.01 is usual"),
+        ({"correct_from": -1}, "correct_from=-1 must be 0 or more; 2 is usual"),
         ({"shrinkage": -1}, "shrinkage=-1 must be 0 or more; 1 is usual"),
         ({"order": "desc"}, "order='desc' is unknown; choose groups or none"),
         ({"scales": "mse"}, "scales='mse' is unknown; choose minmax or loss"),

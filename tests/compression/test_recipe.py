@@ -125,7 +125,7 @@ RULE = "rules:\n  - {match: '*', method: gptq, format: {bits: 4, group_size: 32}
         (RULE + ", activations: int4}", "r.yaml: rule 1: activations='int4' is unknown; choose float or int8"),
         (
             RULE + ", options: {dampin: 0.1}}",
-            "r.yaml: rule 1: options: unknown key 'dampin'; known: damping, shrinkage, correct, order",
+            "r.yaml: rule 1: options: unknown key 'dampin'; known: damping, shrinkage, correct, correct_from",
         ),
         (RULE + ", options: {damping: 7}}", "r.yaml: rule 1: damping=7 must be above 0 and at most 1; 0.01 is usual"),
     ],

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights, check_finite
 from flyweight.compression.calibration import Calibration, read_calibration
 from flyweight.compression.options import CompressOptions
 from flyweight.compression.recipe import Recipe, preset_names, read_recipe
-from flyweight.compression.rules import Assignment, resolve
+from flyweight.compression.rules import Assignment, resolve, with_targets
 from flyweight.errors import CheckpointError, DataError, UnsupportedModelError, UsageError
 from flyweight.formats.base import Compute, StoredWeight
 from flyweight.formats.plain import FloatName, float_name, stored_plain
@@ -118,6 +117,7 @@ def check_job(model: str | Path, out: str | Path, recipe: str | Path | Recipe, o
     calibration = None
     if spec is not None and any(assignment.needs_inputs for assignment in assignments.values()):
         calibration = _read_calibration(checkpoint, spec, chosen, options)
+    assignments, about_targets = _targets(assignments, calibration)
     names = checkpoint.names if weights is None else weights.used
     for name in names:
         check_finite(checkpoint, name)
@@ -130,15 +130,25 @@ def check_job(model: str | Path, out: str | Path, recipe: str | Path | Recipe, o
         assignments=assignments,
         units=_units(spec, linears),
         calibration=calibration,
-        compute=_compute(checkpoint, assignments),
-        warnings=warnings,
+        compute="float32",
+        warnings=(*warnings, *about_targets),
     )
 
 
-def _compute(checkpoint: Checkpoint, assignments: Mapping[str, Assignment]) -> Compute:
-    """What the calibration runs compute in: as the weights are stored, where this CPU multiplies bfloat16."""
-    stored = {_weight_dtype(checkpoint, assignment.linear) for assignment in assignments.values()}
-    return "bfloat16" if stored == {"bfloat16"} and kernels.isa() == "avx512" else "float32"
+def _targets(
+    assignments: Mapping[str, Assignment], calibration: Calibration | None
+) -> tuple[dict[str, Assignment], tuple[str, ...]]:
+    """The assignments with their targets decided, and a warning where there are too few tokens for them."""
+    tokens = 0 if calibration is None else calibration.tokens.size
+    decided, ample = with_targets(assignments, tokens), with_targets(assignments, 1 << 62)
+    if any(one.wants_targets for one in decided.values()) or not any(one.wants_targets for one in ample.values()):
+        return decided, ()
+    widest = max(one.linear.in_features for one in decided.values() if one.needs_inputs)
+    warning = (
+        f"{tokens} calibration tokens are few for layers of {widest} inputs: they aim at their own original outputs, "
+        "not at the original model's stream; more --sequences would lose less"
+    )
+    return decided, (warning,)
 
 
 def _read_spec(checkpoint: Checkpoint, recipe: Recipe) -> tuple[ModelSpec | None, tuple[str, ...]]:

@@ -112,7 +112,7 @@ def _block_stages(
             kept = 0 if "inner" in spilled else tokens * group.in_features * FLOAT32
             items[f"the inputs of {group.linears[0].name}"] = kept
             observed += 2 * piece * feeding.out_features * FLOAT32
-        items.update(_statistics_items(job, group))
+        items.update(_statistics_items(job, group, has_targets=feeding is not None))
         if feeding is not None:  # observing and compressing follow one another
             packed = sum(linear.in_features * linear.out_features for linear in feeding.linears)
             stages.append(
@@ -125,13 +125,13 @@ def _block_stages(
     return stages
 
 
-def _statistics_items(job: Job, group: LinearGroup) -> dict[str, int]:
+def _statistics_items(job: Job, group: LinearGroup, *, has_targets: bool) -> dict[str, int]:
     assignments = [job.assignments[linear.name] for linear in group.linears]
     if not any(assignment.needs_inputs for assignment in assignments):
         return {}
     name, n = group.linears[0].name, group.in_features
     items = {f"the Hessian of {name} ({n} x {n})": (n * n + min(STRIP, n) * n) * FLOAT32}
-    if any(assignment.wants_targets for assignment in assignments):
+    if has_targets and any(assignment.wants_targets for assignment in assignments):
         items[f"the targets of {name}"] = 2 * n * group.out_features * FLOAT32
     return items
 

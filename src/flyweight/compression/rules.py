@@ -1,7 +1,7 @@
 """A recipe held against a model: which layer is stored how, checked completely before the first weight is read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from flyweight.compression.methods import METHODS, Method, MethodOptions
@@ -14,21 +14,19 @@ from flyweight.models.spec import LinearSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
-    """What becomes of one linear layer. ``format`` None means that it is kept as it is."""
+    """What becomes of one linear layer. ``format`` None means that it is kept as it is; ``wants_targets``: its method
+    is to be told what the original model gives."""
 
     linear: LinearSpec
     format: IntGroup | None = None
     method: Method | None = None
     options: MethodOptions | None = None
     activations: Activations = "float"
+    wants_targets: bool = False
 
     @property
     def needs_inputs(self) -> bool:
         return self.method is not None and self.method.needs_inputs
-
-    @property
-    def wants_targets(self) -> bool:
-        return self.method is not None and self.method.wants_targets(self.options)
 
 
 def resolve(
@@ -103,6 +101,17 @@ def _hint(glob: str, names: Sequence[str]) -> str:
     literal = glob.strip("*.")
     tails = dict.fromkeys(".".join(name.split(".")[-literal.count(".") - 1 :]) for name in names)
     return nearest(glob, names) or nearest(literal, tails) or f"; layers are named like {names[0]!r}"
+
+
+def with_targets(assignments: Mapping[str, Assignment], tokens: int) -> dict[str, Assignment]:
+    """The assignments for a calibration with ``tokens``: whether that is enough to aim at the original model's outputs
+    is decided for all layers alike, by the one with most inputs, because the original model is run for all or none."""
+    widest = max((one.linear.in_features for one in assignments.values() if one.needs_inputs), default=1)
+    result = {}
+    for name, one in assignments.items():
+        wants = one.method is not None and one.method.wants_targets(one.options, tokens / widest)
+        result[name] = replace(one, wants_targets=wants)
+    return result
 
 
 def group_by_format(assignments: Mapping[str, Assignment]) -> dict[str, int]:

@@ -45,11 +45,13 @@ class Method:
 
     ``quantize(weight, statistics, format, options)`` takes a float32 weight (out_features, in_features), which it may
     not change, the statistics of its inputs (None unless ``needs_inputs``), and an ``options_type``.
+    ``wants_targets`` says whether, with given options and calibration tokens per input, the statistics should hold
+    target outputs.
     """
 
     name: str
     needs_inputs: bool
-    wants_targets: Callable[[Any], bool]
+    wants_targets: Callable[[Any, float], bool]
     options_type: type[MethodOptions]
     quantize: QuantizeFunction
 

@@ -36,6 +36,8 @@ class GptqOptions:
     shrinkage         further damping, times inputs per calibration token: statistics of few tokens are trusted less
     correct           aim at what the uncompressed model gives, where the driver knows it, rather than at what the
                       uncompressed layer would make of inputs that already carry the errors of the layers before it
+    correct_from      calibration tokens per input (of the layer with most) from which ``correct`` applies: with fewer
+                      the targets are mostly chance
     order             ``groups``: columns by falling activation inside each group, groups by their largest (no g_idx
                       needed); ``none``: as stored
     scales            ``minmax`` covers the range; ``loss`` tries ``clip_steps`` ranges down to ``clip_smallest`` of it
@@ -46,6 +48,7 @@ class GptqOptions:
     damping: float = 0.01
     shrinkage: float = 1.0
     correct: bool = True
+    correct_from: float = 2.0
     order: Literal["groups", "none"] = "groups"
     scales: Literal["minmax", "loss"] = "loss"
     clip_smallest: float = 0.6
@@ -59,6 +62,8 @@ class GptqOptions:
             raise RecipeError(f"shrinkage={self.shrinkage!r} must be 0 or more; 1 is usual")
         if not isinstance(self.correct, bool):
             raise RecipeError(f"correct={self.correct!r} must be true or false")
+        if not isinstance(self.correct_from, int | float) or self.correct_from < 0:
+            raise RecipeError(f"correct_from={self.correct_from!r} must be 0 or more; 2 is usual")
         if self.order not in ("groups", "none"):
             raise RecipeError(f"order={self.order!r} is unknown; choose groups or none")
         if self.scales not in ("minmax", "loss"):
@@ -228,8 +233,8 @@ def _host(values: Any) -> Array:
     return values.cpu().numpy() if is_torch_array(values) else np.asarray(values)
 
 
-def _wants_targets(options: GptqOptions) -> bool:
-    return options.correct
+def _wants_targets(options: GptqOptions, tokens_per_input: float) -> bool:
+    return options.correct and tokens_per_input >= options.correct_from
 
 
 METHODS.add("gptq")(

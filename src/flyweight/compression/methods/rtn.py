@@ -104,7 +104,7 @@ METHODS.add("rtn")(
     Method(
         name="rtn",
         needs_inputs=False,
-        wants_targets=lambda options: False,
+        wants_targets=lambda options, tokens_per_input: False,
         options_type=RtnOptions,
         quantize=quantize,
     )
