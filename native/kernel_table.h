@@ -47,9 +47,8 @@ struct PackedWeight {
 struct LinearInput {
   const float *x;             // rows x in_features, as given
   int64_t x_stride;
-  void *values;               // rows x values_stride of bfloat16 bits or int8, by compute; or, if packed_rows > 0, floats
+  void *values;               // rows x values_stride: bfloat16 bits or int8, by compute; unused for float32
   int64_t values_stride;
-  int64_t packed_rows;        // float32: `values` holds this many rows pass by pass, or 0: `x` is read as it is
   float *scales;              // int8: rows x num_activation_scales
   int64_t num_activation_scales;
   int32_t *integer_sums;      // int8: rows x num_segments, sum of the quantized inputs

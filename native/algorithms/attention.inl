@@ -42,35 +42,54 @@ FLYWEIGHT_INLINE void load_cached(const void *cache, CacheType type, int64_t off
   for (; i < length; ++i) out[i] = type == CacheType::kFloat16 ? float_of_half(from[i]) : float_of_bfloat16(from[i]);
 }
 
-// Rows beyond num_keys of the tile are zero: their scores are masked, and zero times zero adds nothing.
-inline void gather_tile(const AttendArguments &a, const int32_t *block_table, int64_t kv_head, int64_t first_key, int64_t num_keys, const AttendWorkspace &place) {
+// Where the vectors of keys [first_key, end_key) of one tile begin in the caches; returns how many there are.
+FLYWEIGHT_INLINE int64_t locate_tile(const AttendArguments &a, const int32_t *block_table, int64_t kv_head, int64_t first_key, int64_t end_key,
+                                     int64_t *offsets) {
+  int64_t block = first_key / a.block_size, within = first_key % a.block_size, t = 0;
+  for (; t < kKeyTile && first_key + t < end_key; ++t) {
+    offsets[t] = ((block_table[block] * a.block_size + within) * a.num_kv_heads + kv_head) * a.head_dim;
+    if (++within == a.block_size) ++block, within = 0;
+  }
+  return t;
+}
+
+// One head's vectors lie far apart, where no hardware prefetcher follows.
+FLYWEIGHT_INLINE void prefetch_vector(const AttendArguments &a, int64_t offset) {
+  const int64_t element = a.cache_type == CacheType::kFloat32 ? 4 : 2;
+  for (int64_t byte = 0; byte < a.head_dim * element; byte += 64) {
+    __builtin_prefetch(static_cast<const char *>(a.keys) + offset * element + byte, 0, 2);
+    __builtin_prefetch(static_cast<const char *>(a.values) + offset * element + byte, 0, 2);
+  }
+}
+
+// Copies a tile: values as they are, keys transposed. Rows beyond num_keys are zero: their scores are masked, and zero
+// times zero adds nothing.
+inline void gather_tile(const AttendArguments &a, const int64_t *offsets, int64_t num_keys, const int64_t *next_offsets, int64_t num_next,
+                        const AttendWorkspace &place) {
   const int64_t head = padded_head(a);
   for (int64_t group = 0; group < kKeyTile; group += 16) {
     for (int64_t t = group; t < group + 16; ++t) {
-      if (t >= num_keys) {
+      if (t < num_next) prefetch_vector(a, next_offsets[t]);
+      if (t < num_keys) load_cached(a.values, a.cache_type, offsets[t], a.head_dim, head, place.values + t * head);
+      else
         for (int64_t i = 0; i < head; i += 16) store(place.values + t * head + i, splat(0.0f));
-        continue;
-      }
-      const int64_t position = first_key + t;
-      const int64_t slot = block_table[position / a.block_size] * a.block_size + position % a.block_size;
-      load_cached(a.values, a.cache_type, (slot * a.num_kv_heads + kv_head) * a.head_dim, a.head_dim, head, place.values + t * head);
     }
     for (int64_t i = 0; i < head; i += 16) {
       F32x16 rows[16];
       for (int64_t t = 0; t < 16; ++t) {
         rows[t] = splat(0.0f);
         if (group + t >= num_keys) continue;
-        const int64_t position = first_key + group + t;
-        const int64_t slot = block_table[position / a.block_size] * a.block_size + position % a.block_size;
-        const int64_t offset = (slot * a.num_kv_heads + kv_head) * a.head_dim + i, left = a.head_dim - i;
-        if (left >= 16) {
-          if (a.cache_type == CacheType::kFloat32) rows[t] = load(static_cast<const float *>(a.keys) + offset);
-          else if (a.cache_type == CacheType::kFloat16) rows[t] = load_float16(static_cast<const uint16_t *>(a.keys) + offset);
-          else rows[t] = load_bfloat16(static_cast<const uint16_t *>(a.keys) + offset);
-        } else {
+        const int64_t offset = offsets[group + t] + i, left = a.head_dim - i;
+        if (left < 16) {
           float lanes[16];
           load_cached(a.keys, a.cache_type, offset, left, 16, lanes);
           rows[t] = load(lanes);
+        } else if (a.cache_type == CacheType::kFloat32) {
+          rows[t] = load(static_cast<const float *>(a.keys) + offset);
+        } else if (a.cache_type == CacheType::kFloat16) {
+          rows[t] = load_float16(static_cast<const uint16_t *>(a.keys) + offset);
+        } else {
+          rows[t] = load_bfloat16(static_cast<const uint16_t *>(a.keys) + offset);
         }
       }
       transpose(rows);
@@ -128,9 +147,13 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
     place.largest[row] = -__builtin_inff(), place.totals[row] = 0.0f;
   }
   const int64_t oldest = a.window > 0 && first_position - a.window + 1 > 0 ? first_position - a.window + 1 : 0;
-  for (int64_t key = oldest / kKeyTile * kKeyTile; key <= last_position; key += kKeyTile) {
-    const int64_t num_keys = last_position + 1 - key < kKeyTile ? last_position + 1 - key : kKeyTile;
-    gather_tile(a, a.block_tables + task.sequence * a.max_blocks, task.kv_head, key, num_keys, place);
+  const int32_t *block_table = a.block_tables + task.sequence * a.max_blocks;
+  int64_t offsets[2][kKeyTile]; // of this tile and of the next
+  int64_t key = oldest / kKeyTile * kKeyTile, num_next = locate_tile(a, block_table, task.kv_head, key, last_position + 1, offsets[0]);
+  for (int64_t turn = 0; key <= last_position; key += kKeyTile, turn = 1 - turn) {
+    const int64_t num_keys = num_next;
+    num_next = locate_tile(a, block_table, task.kv_head, key + kKeyTile, last_position + 1, offsets[1 - turn]);
+    gather_tile(a, offsets[turn], num_keys, offsets[1 - turn], num_next, place);
     for (int64_t column = 0; column < kKeyTile; column += 16 * kWidePanels) {
       FloatTile tile;
       tile.x = place.queries, tile.x_stride = head, tile.w = place.keys + column, tile.w_step = kKeyTile, tile.w_panel = 16;

@@ -42,9 +42,6 @@ FLYWEIGHT_INLINE int64_t segments_per_pass(const PackedWeight &w, int64_t depth)
   return depth > w.padded_segment ? depth / w.padded_segment : 1;
 }
 
-// Inputs (of plain weights) or segments (of codes) in one float32 pass.
-FLYWEIGHT_INLINE int64_t float_pass(const PackedWeight &w) { return is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth; }
-
 struct Span {
   int64_t first, count;
 };
@@ -110,19 +107,8 @@ inline void prepare_bfloat16(const PackedWeight &w, const LinearInput &in, int64
   }
 }
 
-// float32: as given, or copied pass by pass: a tile then reads neighbouring lines. bfloat16: rounded, in the order of the weight's pairs. int8: quantized per
-// activation group to absmax / 127. The last two have the padding of the weight, filled with zeros.
+// bfloat16: rounded, in the order of the weight's pairs. int8: quantized per activation group to absmax / 127. Both have the padding of the weight, filled with zeros.
 inline void prepare_input(const PackedWeight &w, const LinearInput &in, int64_t row_begin, int64_t row_end) {
-  if (w.compute == Compute::kFloat32) {
-    const int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, step = float_pass(w);
-    for (int64_t begin = 0; begin < length; begin += step) {
-      const Span span = pass_inputs(w, begin, begin + step < length ? begin + step : length);
-      float *to = static_cast<float *>(in.values) + span.first * in.packed_rows;
-      for (int64_t row = row_begin; row < row_end; ++row)
-        __builtin_memcpy(to + row * span.count, in.x + row * in.x_stride + span.first, static_cast<size_t>(span.count) * sizeof(float));
-    }
-    return;
-  }
   for (int64_t row = row_begin; row < row_end; ++row) {
     if (w.compute == Compute::kInt8) prepare_int8(w, in, row);
     if (w.compute == Compute::kBfloat16) prepare_bfloat16(w, in, row);
@@ -177,10 +163,6 @@ void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &s
   FloatTile tile;
   const Span span = pass_inputs(w, begin, end);
   tile.x = in.x + strip.row_begin * in.x_stride + span.first, tile.x_stride = in.x_stride;
-  if (in.packed_rows > 0) {
-    tile.x = static_cast<const float *>(in.values) + span.first * in.packed_rows + strip.row_begin * span.count;
-    tile.x_stride = span.count;
-  }
   tile.depth = span.count, tile.out = strip.out;
   tile.w_step = 16;
   const uint8_t *panel = w.values + strip.panel * w.panel_bytes;
@@ -248,7 +230,7 @@ inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOut
   // One pass covers a depth whose weights stay in the first-level cache while all rows go by. A few rows need no passes.
   int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = length;
   if (w.compute == Compute::kFloat32) {
-    if (!few || w.storage != Storage::kFloat32 || in.packed_rows > 0) depth = float_pass(w);
+    if (!few || w.storage != Storage::kFloat32) depth = is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth;
   } else if (!few) {
     depth = is_integer(w.storage) ? segments_per_pass(w, kCodeDepth) : kPairDepth;
   }

@@ -3,7 +3,7 @@
 // e to the x, within 2 units in the last place; 0 below -87.3 and for minus infinity, the largest power at 88.3 and above.
 FLYWEIGHT_INLINE F32x16 exponential(F32x16 x) {
   const F32x16 lowest = splat(-87.336544f);
-  const F32x16 clamped = max(min(x, splat(88.02f)), lowest);
+  const F32x16 clamped = max(lowest, min(splat(88.02f), x)); // in this order a NaN goes through
   const F32x16 whole = round_even(mul(clamped, splat(1.44269504f)));
   // ln 2 in two parts, so that the remainder keeps its bits.
   F32x16 rest = fma(whole, splat(-0.693359375f), clamped);

@@ -75,6 +75,14 @@ def test_large_scores_do_not_overflow(isa, rng):
     np.testing.assert_allclose(kernels.attend(*arrays, scale=1e3), reference.attend(*arrays, scale=1e3), atol=2e-3)
 
 
+def test_inputs_that_are_not_numbers_are_not_hidden(isa, rng):
+    case = random_case(rng, new=[3, 2], cached=[20, 9], heads=2, kv_heads=1, head_dim=24)
+    case.q[1, 0] = np.nan
+    case.key_cache[case.block_tables[1, 0], 10 % 16] = np.nan  # the last token of the second sequence
+    finite = np.isfinite(kernels.attend(*case.arrays(), scale=0.2)).all(axis=2)
+    assert finite.tolist() == [[True, True], [False, True], [True, True], [True, True], [False, False]]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("head_dim", [16, 5])
 def test_cache_write_agrees_with_its_twin(isa, rng, dtype, head_dim):

@@ -33,11 +33,18 @@ def check_layout(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int
         raise KernelError(f"{name} is a {type(array).__name__}; a numpy array of {dtype} is needed")
     if array.dtype != dtype:
         raise KernelError(f"{name} has dtype {array.dtype}; {dtype} is needed")
-    if len(array.shape) != len(shape) or any(
-        wanted is not None and have != wanted for have, wanted in zip(array.shape, shape, strict=True)
-    ):
+    if array.shape != shape and not _fits(array.shape, shape):
         wanted_text = ", ".join("any" if length is None else str(length) for length in shape)
         raise KernelError(f"{name} has shape {array.shape}; ({wanted_text}) is needed")
+
+
+def _fits(have: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if len(have) != len(wanted):
+        return False
+    for length, wanted_length in zip(have, wanted, strict=True):
+        if wanted_length is not None and length != wanted_length:
+            return False
+    return True
 
 
 def check_rows(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int | None, int | None]) -> None:
