@@ -80,7 +80,8 @@ def quantize_activations(x: Float32, group_size: int, *, per_token: bool = False
     """8-bit inputs for a weight with ``group_size`` inputs per scale: whole numbers and their scales, of x's shape.
 
     The inputs of a row are cut by ``activation_group``, or not at all when ``per_token``. In each piece
-    ``q = round(x * (127 / absmax))``, ties to even, all in float32, and its scale is ``absmax / 127``. A piece whose absmax is at most 1e-30 is all zeros.
+    ``q = round(x * (127 / absmax))``, ties to even, all in float32, and its scale is ``absmax / 127``. A piece whose
+    absmax is at most 1e-30 is all zeros.
     """
     quantized, scales = np.zeros_like(x), np.zeros_like(x)
     in_features = x.shape[1]
