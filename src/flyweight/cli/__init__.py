@@ -22,6 +22,7 @@ from flyweight.version import __version__
 app = cyclopts.App(
     name="flyweight",
     version=__version__,
+    default_parameter=cyclopts.Parameter(negative_iterable=()),
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
