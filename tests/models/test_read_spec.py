@@ -521,3 +521,19 @@ def test_mutated_configs_give_a_spec_or_one_of_our_errors(config: dict[str, Any]
         if rope is not None and rope.rotary_dim <= 4096:
             assert all(np.isfinite(inverse_frequencies(rope, length)).all() for length in (1, 10**6))
             assert math.isfinite(attention_factor(rope))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 512),
+        ({"rope_type": "dynamic", "factor": 2.0}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),
+    ],
+)
+def test_the_context_that_scaled_positions_allow(scaling, context):
+    """Linear and dynamic configs name the unstretched context, yarn's the stretched one."""
+    from support.checkpoints import tiny_llama_config
+
+    spec = read_spec(tiny_llama_config(max_positions=128) | {"rope_scaling": scaling})
+    assert spec.max_positions == context

@@ -310,13 +310,21 @@ def assemble(
         final_norm=sizes.norm(f"{sizes.prefix}.norm"),
         head=group_of_one(head_name, sizes.hidden_size, sizes.vocab_size),
         is_tied=is_tied,
-        max_positions=sizes.max_positions,
+        max_positions=_context(sizes.max_positions, blocks),
         logit_scale=logit_scale,
         logit_softcap=logit_softcap,
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=eos,
         unread_keys=config.unread(),
     )
+
+
+def _context(max_positions: int, blocks: Sequence[BlockSpec]) -> int:
+    """The context the model was made for: with linear or dynamic rope throughout, the config names the unstretched one
+    (as vLLM reads it too); with the other kinds, and with Gemma 3's mixture, it names the stretched one."""
+    ropes = [block.attention.rope for block in blocks if block.attention.rope is not None]
+    stretched = bool(ropes) and all(rope.kind in ("linear", "dynamic") for rope in ropes)
+    return round(max_positions * ropes[0].factor) if stretched else max_positions
 
 
 def _size(config: ConfigReader, key: str, default: int | None) -> int:
