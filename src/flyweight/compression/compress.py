@@ -42,7 +42,7 @@ def compress(
     plan = plan_memory(job, options.memory_bytes)
     check_free_disk(job.partial, disk_bytes(job, plan) - _bytes_in(job.partial))
     layers = Driver(job, plan, listener, ceiling=options.memory_bytes).run()
-    report = make_report(job, layers, seconds=time.perf_counter() - start)
+    report = make_report(job, plan, layers, seconds=time.perf_counter() - start)
     write_report(report, job.partial)
     os.rename(job.partial, job.out)
     return report

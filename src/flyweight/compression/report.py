@@ -9,7 +9,7 @@ from pathlib import Path
 from flyweight import kernels
 from flyweight.compression.job import Job
 from flyweight.compression.layer import LayerReport
-from flyweight.compression.memory import peak_resident_bytes
+from flyweight.compression.memory import MemoryPlan, peak_resident_bytes
 from flyweight.reporting import Facts, Page, Table, Text, format_bytes, format_seconds, write_page
 from flyweight.version import __version__
 
@@ -18,6 +18,7 @@ from flyweight.version import __version__
 class CompressionReport:
     """The outcome of a job. ``seconds`` is this run's time; layers of an interrupted run keep the times they took.
 
+    ``peak_memory_bytes`` is of the process, ``on_disk`` names the activations that lay on disk to keep the ceiling.
     Sizes are in bytes; ``bits_per_weight`` is over the linear layers that the recipe could reach.
     """
 
@@ -31,6 +32,8 @@ class CompressionReport:
     bits_per_weight: float
     seconds: float
     peak_memory_bytes: int
+    predicted_memory_bytes: int
+    on_disk: tuple[str, ...]
     machine: str
     version: str
     warnings: tuple[str, ...]
@@ -64,7 +67,7 @@ class CompressionReport:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
 
-def make_report(job: Job, layers: list[LayerReport], *, seconds: float) -> CompressionReport:
+def make_report(job: Job, plan: MemoryPlan, layers: list[LayerReport], *, seconds: float) -> CompressionReport:
     """Put the report together after the last file was written to ``job.partial``."""
     parameters = sum(layer.parameters for layer in layers)
     return CompressionReport(
@@ -78,6 +81,8 @@ def make_report(job: Job, layers: list[LayerReport], *, seconds: float) -> Compr
         bits_per_weight=8.0 * sum(layer.nbytes for layer in layers) / max(parameters, 1),
         seconds=seconds,
         peak_memory_bytes=peak_resident_bytes(),
+        predicted_memory_bytes=plan.peak_bytes,
+        on_disk=tuple(sorted(plan.spilled)),
         machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {kernels.isa()} on {kernels.thread_count()} threads",
         version=__version__,
         warnings=job.warnings,
@@ -96,6 +101,8 @@ def write_report(report: CompressionReport, folder: Path) -> None:
         "bits per weight": f"{report.bits_per_weight:.3f}",
         "time of the last run": format_seconds(report.seconds),
         "peak memory": format_bytes(report.peak_memory_bytes),
+        "predicted memory": format_bytes(report.predicted_memory_bytes),
+        "activations on disk": ", ".join(report.on_disk) or "none",
         "machine": report.machine,
         "flyweight": report.version,
     }
