@@ -40,7 +40,7 @@ class DemoSizes:
 
     recipes: tuple[str, ...] = ("int8", "int4", "gptq-int8", "gptq-int4")
     calibration_sequences: int = 24
-    documents: int = 300
+    documents: int = 200
     prompts_per_task: int = 20
     speed_rounds: int = 5
     speed_tokens: int = 64
