@@ -39,7 +39,7 @@ class DemoSizes:
     """What is compressed and how much is measured; the defaults keep the demo under a minute on two cores."""
 
     recipes: tuple[str, ...] = ("int8", "int4", "gptq-int8", "gptq-int4")
-    calibration_sequences: int = 24
+    calibration_sequences: int = 16
     documents: int = 200
     prompts_per_task: int = 20
     speed_rounds: int = 5
