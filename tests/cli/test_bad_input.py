@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from flyweight.cli import main
 from support.checkpoints import (
     encode_safetensors,
     random_llama_tensors,
@@ -19,6 +17,8 @@ from support.checkpoints import (
     write_tiny_llama,
     write_word_tokenizer,
 )
+
+from flyweight.cli import main
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
