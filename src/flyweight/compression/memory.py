@@ -19,7 +19,7 @@ from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec
 from flyweight.reporting import format_bytes
 
 FLOAT32 = 4
-ALLOWANCE = 64 << 20  # buffers of BLAS and of the allocator, shards on their way to the disk
+ALLOWANCE = 128 << 20  # buffers of BLAS, what the allocator keeps of freed memory, shards on their way to the disk
 SPILLS: tuple[frozenset[str], ...] = (frozenset(), frozenset({"inner"}), frozenset({"inner", "stream"}))
 """What may lie on disk instead of in memory, the fastest choice first."""
 

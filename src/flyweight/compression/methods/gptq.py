@@ -176,8 +176,8 @@ def _round_in_order(
         zeros.append(zero)
         codes[:, group] = group_codes
         errors[:, group] = weight[:, group] - (group_codes - zero[:, None]) * scale[:, None]
-        squared_error += float(xp.sum(xp.astype(losses, xp.float64)))
-    squared_error -= factor.ridge * float(xp.sum(errors * errors))
+        # The factor's loss counts the damping as well, which is no output lost.
+        squared_error += float(xp.sum(losses)) - factor.ridge * float(xp.sum(errors[:, group] ** 2))
     return codes, xp.stack(scales, axis=1), xp.stack(zeros, axis=1), squared_error
 
 

@@ -54,13 +54,14 @@ def quantize(weight: Any, statistics: InputStatistics | None, form: IntGroup, op
     grouped = form.grouped(weight)
     rows = grouped.shape[0]
     codes, scales, zeros = [], [], []
-    squared_error = 0.0
+    squared_error = squared_norm = 0.0
     for start in range(0, rows, ROWS_AT_ONCE):
         part = grouped[start : start + ROWS_AT_ONCE, ...]
         scale, zero = choose_scales(part, form, options)
         code = form.quantize(part, scale[..., None], None if zero is None else zero[..., None])
         lost = part - _values(code, scale, zero)
         squared_error += float(xp.sum(lost * lost))
+        squared_norm += float(xp.sum(part * part))
         codes.append(code)
         scales.append(scale)
         zeros.append(zero)
@@ -70,7 +71,7 @@ def quantize(weight: Any, statistics: InputStatistics | None, form: IntGroup, op
             xp.concat(scales),
             None if form.symmetric else xp.concat(zeros),
         ),
-        error=(squared_error / max(float(xp.sum(weight * weight)), 1e-30)) ** 0.5,
+        error=(squared_error / max(squared_norm, 1e-30)) ** 0.5,
         measured_on="weights",
     )
 
