@@ -19,17 +19,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("src/flyweight/demo_model"))
     parser.add_argument("--golden", type=Path, default=Path("src/flyweight/demo_model/data/golden"))
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
+    parser.add_argument("--limit", type=int, default=None, help="prompts per task; all by default")
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print per task")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
     for path in sorted(arguments.golden.glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line) for line in path.read_text().splitlines()][: arguments.limit]
         answers = answer_all(model, tokenizer, lines)
         wrong = [
             (line, answer) for line, answer in zip(lines, answers, strict=True) if answer != line["expected"].strip()
         ]
-        print(f"{path.stem:16} {1 - len(wrong) / len(lines):6.1%} of {len(lines)}")
+        print(f"{path.stem:16} {1 - len(wrong) / len(lines):6.1%} of {len(lines)}", flush=True)
         for line, answer in wrong[: arguments.show]:
             print(f"    {line['id']}: expected {line['expected']!r}, got {answer!r}")
 

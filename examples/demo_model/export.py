@@ -64,6 +64,7 @@ def main() -> None:
     tensors = {name: tensor.bfloat16().contiguous() for name, tensor in state["model"].items()}
     temporary = arguments.out / "model.safetensors.tmp"
     save_file(tensors, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # save_file makes it readable for its owner only
     os.replace(temporary, arguments.out / "model.safetensors")
     config = hugging_face_config(ModelConfig(vocab_size=tokenizer.get_vocab_size()), tokenizer)
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
