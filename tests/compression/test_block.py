@@ -11,7 +11,10 @@ import pytest
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights
 from flyweight.compression import CompressOptions, compress
+from flyweight.compression.activations import Activations
 from flyweight.compression.job import check_job
+from flyweight.compression.original import Target
+from flyweight.compression.sequences import Piece
 from flyweight.compression.units import UnitRunner
 from flyweight.models import read_spec
 from flyweight.runtime import decoder
@@ -114,6 +117,31 @@ def test_streams_are_those_of_the_models(tmp_path, name, monkeypatch):
     np.testing.assert_allclose(compressed, stream(tmp_path / "out", tokens), rtol=1e-4, atol=1e-4)
     original = runner.streams.original.read(0, rows)
     assert 0.001 < np.linalg.norm(compressed - original) / np.linalg.norm(original) < 0.35
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_target_undoes_what_follows_the_projection(is_stream):
+    """Adding the aimed-at output back, with its bias and the residual scale, gives what the rows hold."""
+    rng = np.random.default_rng(0)
+    wanted, x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 8), (4, 8), (8,)))
+    rows = Activations(6, 8)
+    rows.write(0, wanted)
+    target = Target(rows=rows, is_stream=is_stream, is_owned=True, residual_scale=0.4)
+    piece = Piece(start=2, stop=6, batch=None)
+    y = target.output(piece, x, bias) + bias
+    np.testing.assert_allclose(x + np.float32(0.4) * y if is_stream else y, wanted[2:6], atol=1e-6)
+    np.testing.assert_allclose(target.output(piece, x, None), y, atol=1e-6)
+
+
+def test_activations_are_the_same_in_memory_and_in_a_file(tmp_path):
+    values = np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32)
+    for file in (None, tmp_path / "rows"):
+        rows = Activations(10, 3, file=file)
+        rows.write(4, values[4:])
+        rows.write(0, values[:4])
+        np.testing.assert_array_equal(rows.read(2, 9), values[2:9])
+        rows.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_correction_brings_the_stream_back(tmp_path):
