@@ -139,6 +139,19 @@ NB_MODULE(_native, m) {
   m.def("isa", [] { return std::string(active_kernels().name); });
   m.def("available_isas", &available_isas);
   m.def("use_isa", &use_isa, "name"_a);
+  // The facade hands over its own error type once, so that a refusal reaches the caller as one of the package's errors.
+  m.def("refuse", [](nb::object error_type, const std::string &reason) {
+    static nb::object *const kept = new nb::object();
+    *kept = std::move(error_type);
+    nb::register_exception_translator([](const std::exception_ptr &thrown, void *) {
+      try {
+        std::rethrow_exception(thrown);
+      } catch (const KernelsRefused &refusal) {
+        PyErr_SetString(kept->ptr(), refusal.what());
+      }
+    });
+    refuse_kernels(reason);
+  }, "error_type"_a, "reason"_a);
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count, "count"_a);
 

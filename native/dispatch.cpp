@@ -1,6 +1,7 @@
 #include "dispatch.h"
 
 #include <atomic>
+#include <mutex>
 
 namespace flyweight {
 namespace {
@@ -23,6 +24,9 @@ std::atomic<const KernelTable *> &active() {
   return table;
 }
 
+std::mutex reason_mutex;
+std::string reason_for_refusal;
+
 } // namespace
 
 std::vector<std::string> available_isas() {
@@ -31,7 +35,17 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-const KernelTable &active_kernels() { return *active().load(std::memory_order_acquire); }
+const KernelTable &active_kernels() {
+  if (const KernelTable *table = active().load(std::memory_order_acquire)) return *table;
+  const std::lock_guard lock(reason_mutex);
+  throw KernelsRefused(reason_for_refusal);
+}
+
+void refuse_kernels(const std::string &reason) {
+  const std::lock_guard lock(reason_mutex);
+  reason_for_refusal = reason;
+  active().store(nullptr, std::memory_order_release);
+}
 
 bool use_isa(const std::string &name) {
   for (const KernelTable *table : usable_tables())

@@ -1,6 +1,7 @@
 // Which instruction sets this processor can run, and which one is in use.
 #pragma once
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,17 @@ namespace flyweight {
 // Names of the usable kernel tables, slowest first; "generic" is always one.
 std::vector<std::string> available_isas();
 
-// The table in use: at first the fastest.
+// Thrown by active_kernels() after refuse_kernels().
+class KernelsRefused : public std::runtime_error {
+public:
+  using std::runtime_error::runtime_error;
+};
+
+// The table in use: at first the fastest. Throws KernelsRefused if there is none.
 const KernelTable &active_kernels();
+
+// Puts no table in use: until use_isa() chooses one, every operation fails with this reason.
+void refuse_kernels(const std::string &reason);
 
 // Puts another table in use for the whole process. False, and no change, if it is not available.
 bool use_isa(const std::string &name);

@@ -11,9 +11,9 @@ from flyweight.errors import KernelError
 from flyweight.kernels.selection import _cgroup_quota, select
 
 
-def imported_with(**settings):
-    """Import the kernels in a new process; returns it after it ended."""
-    code = "from flyweight import kernels; print(kernels.isa(), kernels.thread_count())"
+def imported_with(code="print(kernels.isa(), kernels.thread_count())", **settings):
+    """Import the kernels in a new process and run ``code``; returns the process after it ended."""
+    code = f"from flyweight import kernels; {code}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLYWEIGHT_")} | settings
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
@@ -23,10 +23,12 @@ def test_the_environment_chooses_the_instruction_set(name):
     assert imported_with(FLYWEIGHT_ISA=name, FLYWEIGHT_THREADS="3").stdout == f"{name} 3\n"
 
 
-def test_an_unknown_instruction_set_is_refused():
-    result = imported_with(FLYWEIGHT_ISA="sse9")
-    assert result.returncode != 0
-    assert f"FLYWEIGHT_ISA='sse9' is unknown; available here: {', '.join(kernels.available_isas())}" in result.stderr
+@pytest.mark.parametrize("use", ["kernels.isa()", "kernels.cap(numpy.ones(3, numpy.float32), 1.0)"])
+def test_an_unknown_instruction_set_is_refused_when_a_kernel_is_used(use):
+    result = imported_with(f"import numpy; print('imported'); {use}", FLYWEIGHT_ISA="sse9")
+    assert result.stdout == "imported\n"
+    wanted = f"KernelError: FLYWEIGHT_ISA='sse9' is unknown; available here: {', '.join(kernels.available_isas())}\n"
+    assert result.stderr.endswith(wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Every function here has a twin of the same name in ``flyweight.kernels.reference`` that defines what it computes.
 Importing this package picks the instruction set (``FLYWEIGHT_ISA`` caps it) and the number of threads
-(``FLYWEIGHT_THREADS`` sets it); a value that cannot be followed raises KernelError. This package knows no model, no
-file and no storage format beyond the arrays it is given.
+(``FLYWEIGHT_THREADS`` sets it); where a value cannot be followed, the first use of a kernel raises KernelError.
+This package knows no model, no file and no storage format beyond the arrays it is given.
 """
 
 from flyweight.kernels._native import LinearHandle
@@ -12,7 +12,7 @@ from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
-from flyweight.kernels.selection import available_isas, isa, select, thread_count, use_isa, use_threads
+from flyweight.kernels.selection import available_isas, isa, select_or_refuse, thread_count, use_isa, use_threads
 
 __all__ = [
     "GptqBlock",
@@ -37,4 +37,4 @@ __all__ = [
     "use_threads",
 ]
 
-select()
+select_or_refuse()

@@ -17,7 +17,11 @@ MOST_THREADS = 1024
 
 
 def isa() -> str:
-    """The instruction set in use: ``generic``, ``avx2`` or ``avx512`` (F, BW, DQ, VL, VNNI, BF16)."""
+    """The instruction set in use: ``generic``, ``avx2`` or ``avx512`` (F, BW, DQ, VL, VNNI, BF16).
+
+    Raises:
+        KernelError: ``FLYWEIGHT_ISA`` or ``FLYWEIGHT_THREADS`` cannot be followed.
+    """
     return _native.isa()
 
 
@@ -62,7 +66,7 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 def select(environment: Mapping[str, str] = os.environ) -> None:
-    """Follow ``FLYWEIGHT_ISA`` and ``FLYWEIGHT_THREADS``; called once, when the package is imported.
+    """Follow ``FLYWEIGHT_ISA`` and ``FLYWEIGHT_THREADS``.
 
     Raises:
         KernelError: a value is unknown, out of range or beyond this CPU.
@@ -74,6 +78,17 @@ def select(environment: Mapping[str, str] = os.environ) -> None:
     if threads and not threads.isdecimal():
         raise KernelError(f"FLYWEIGHT_THREADS={threads!r} is not a number; give 1 to {MOST_THREADS}, or leave it unset")
     _switch_threads(int(threads) if threads else usable_cpus(), "FLYWEIGHT_THREADS")
+
+
+def select_or_refuse() -> None:
+    """``select`` for the time of import: a setting that cannot be followed is told when a kernel is first used.
+
+    An import that fails would reach the user of the command line as a traceback.
+    """
+    try:
+        select()
+    except KernelError as error:
+        _native.refuse(KernelError, str(error))
 
 
 def usable_cpus() -> int:
