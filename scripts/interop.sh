@@ -92,10 +92,11 @@ answers w8a8 int8
 check "transformers  w8a8, int8 activations" "$TRANSFORMERS_PYTHON" "$CHECKS/check_transformers.py" \
   "$WORK/w8a8" "$WORK/w8a8-int8.npz" --quantized-activations --mean-kl-limit 1e-2
 
-# vLLM on the CPU has kernels for 4-bit weights, and for 8-bit weights only together with 8-bit activations.
+# vLLM on the CPU has kernels for 4-bit weights, and for 8-bit weights only together with 8-bit activations (in bfloat16).
 check "vllm          gptq-int4" in_vllm "$WORK/gptq-int4" "$WORK/gptq-int4-float32.npz"
 check "vllm          int4" in_vllm "$WORK/int4" "$WORK/int4-float32.npz"
-check "vllm          w8a8" in_vllm "$WORK/w8a8" "$WORK/w8a8-int8.npz" --mean-limit 0.1 --margin-limit 0.5
+check "vllm          w8a8" in_vllm "$WORK/w8a8" "$WORK/w8a8-int8.npz" \
+  --dtype bfloat16 --mean-limit 0.1 --margin-limit 0.5
 
 rm -rf "$WORK/llm-compressor-int4"
 "$FLYWEIGHT_PYTHON" "$CHECKS/calibration_tokens.py" "$WORK/calibration.npy"
