@@ -78,8 +78,8 @@ class Row:
     mean_kl_low: float
     mean_kl_high: float
     top1: float
-    seconds: float
-    peak_rss_bytes: int
+    seconds: float | None
+    peak_rss_bytes: int | None
 
 
 def stories(text: str) -> list[str]:
@@ -129,13 +129,15 @@ def peer_command(arguments: argparse.Namespace, scheme: Scheme, method: str, tok
     return command + (["--calibration-tokens", str(tokens)] if method == "gptq" else [])
 
 
-def compress(arguments: argparse.Namespace, compressor: str, scheme: Scheme, tokens: Path) -> tuple[Path, float, int]:
-    """Make one candidate unless it is there already: folder, seconds and peak bytes (from its first run)."""
+def compress(
+    arguments: argparse.Namespace, compressor: str, scheme: Scheme, tokens: Path
+) -> tuple[Path, float | None, int | None]:
+    """Make one candidate unless it is there already: folder, seconds and peak bytes (None where not known any more)."""
     maker, _, method = compressor.rpartition("-")
     out = arguments.work / f"{compressor}-{scheme.name}"
     cost = out.with_suffix(".cost.json")
-    if out.exists() and cost.exists() and not arguments.again:
-        seconds, peak = json.loads(cost.read_text())
+    if out.exists() and not arguments.again:
+        seconds, peak = json.loads(cost.read_text()) if cost.exists() else (None, None)
         return out, seconds, peak
     build = ours_command if maker == "ours" else peer_command
     if out.exists():
