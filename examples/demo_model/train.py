@@ -28,15 +28,9 @@ MUON_LEARNING_RATE, ADAM_LEARNING_RATE = 0.02, 0.003
 WARMUP_STEPS = 100
 
 
-def learning_rate_factor(step: int, total_steps: int, decay_steps: int, hold_step: int, hold_steps: int) -> float:
-    """Returns the factor of the peak rate at ``step``: linear warmup, constant, linear decay to zero.
-
-    The factor of ``hold_step`` is kept for ``hold_steps`` steps before the decay goes on: so a finished run is
-    lengthened from a checkpoint inside its decay.
-    """
-    if step >= hold_step:
-        step = max(hold_step, step - hold_steps)
-    return min(1.0, (step + 1) / WARMUP_STEPS, (total_steps - hold_steps - step) / decay_steps)
+def learning_rate_factor(step: int, total_steps: int, decay_steps: int) -> float:
+    """Returns the factor of the peak rate at ``step``: linear warmup, constant, linear decay to zero."""
+    return min(1.0, (step + 1) / WARMUP_STEPS, (total_steps - step) / decay_steps)
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
@@ -77,7 +71,8 @@ def train(arguments: argparse.Namespace) -> None:
     tokens_per_step = arguments.workers * sum(num_rows * length for num_rows, length in shapes)
     started, since, last_logged = time.monotonic(), time.monotonic(), first_step
     window = torch.zeros(2)  # summed loss, summed weight
-    for step in range(first_step, arguments.total_steps):
+    last_step = min(arguments.total_steps, arguments.stop_step or arguments.total_steps)
+    for step in range(first_step, last_step):
         batches = [
             tuple(
                 map(
@@ -103,9 +98,7 @@ def train(arguments: argparse.Namespace) -> None:
             window[0] += loss.detach() * total_weight
         window[1] += total_weight
         average_gradients(model, arguments.workers)
-        factor = learning_rate_factor(
-            step, arguments.total_steps, arguments.decay_steps, arguments.hold_step, arguments.hold_steps
-        )
+        factor = learning_rate_factor(step, arguments.total_steps, arguments.decay_steps)
         for optimizer, peak in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
@@ -121,13 +114,13 @@ def train(arguments: argparse.Namespace) -> None:
                 "seconds": round(seconds_before + now - started),
             }
             window.zero_()
-            if done % arguments.evaluate_every == 0 or done == arguments.total_steps:
+            if done % arguments.evaluate_every == 0 or done == last_step:
                 line["exact_match"] = exact_match(model, tokenizer, dev)
             with log_path.open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
             since, last_logged = time.monotonic(), done
-        if rank == 0 and (done % arguments.save_every == 0 or done == arguments.total_steps):
+        if rank == 0 and (done % arguments.save_every == 0 or done == last_step):
             seconds = seconds_before + time.monotonic() - started
             save_checkpoint(
                 path,
@@ -163,8 +156,7 @@ def main() -> None:
     parser.add_argument("--short-rows", type=int, default=16, help="rows of 128 tokens per worker and step")
     parser.add_argument("--total-steps", type=int, default=5000)
     parser.add_argument("--decay-steps", type=int, default=1500, help="last steps, in which the rate falls to zero")
-    parser.add_argument("--hold-step", type=int, default=0, help="step whose learning rate is kept for a while")
-    parser.add_argument("--hold-steps", type=int, default=0, help="for how many steps; part of --total-steps")
+    parser.add_argument("--stop-step", type=int, default=None, help="stop here, to go on with another schedule")
     parser.add_argument("--ramp-steps", type=int, default=1000, help="steps over which retrieval lists grow")
     parser.add_argument("--late-step", type=int, default=1500, help="step from which copying gets more of the text")
     parser.add_argument("--log-every", type=int, default=50)
