@@ -31,7 +31,7 @@ from flyweight.runtime.sampling import SamplingOptions
 
 ORIGINAL = "original"
 MARKER = ".flyweight-demo"
-QUESTION_TASK = "json"
+QUESTION_TASK = "tool_calls"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
