@@ -1,9 +1,10 @@
-"""Keeps every test from the network and from the user's own cache."""
+"""Keeps every test from the network, from the user's own cache and from the terminal's width."""
 
 import os
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # the width of somebody's terminal would fold the tables that tests look into
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any fixture runs
 
 
