@@ -48,8 +48,10 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def compare_logits(ours: list[Answer], theirs: list[NDArray[np.float32]]) -> dict[str, float]:
-    """Largest logit difference, mean and largest KL in nats, top-1 agreement, over all positions of all prompts."""
+    """Largest logit difference, also relative to the largest logit, mean and largest KL in nats, top-1 agreement, over
+    all positions of all prompts."""
     difference = max(float(np.abs(a.logits - b).max()) for a, b in zip(ours, theirs, strict=True))
+    largest = max(float(np.abs(b).max()) for b in theirs)
     divergences, agreements = [], []
     for a, b in zip(ours, theirs, strict=True):
         p, q = log_softmax(b), log_softmax(a.logits)
@@ -59,6 +61,7 @@ def compare_logits(ours: list[Answer], theirs: list[NDArray[np.float32]]) -> dic
     return {
         "positions": float(divergence.size),
         "largest_logit_difference": difference,
+        "relative_logit_difference": difference / largest,
         "mean_kl": float(divergence.mean()),
         "largest_kl": float(divergence.max()),
         "top1_agreement": float(np.concatenate(agreements).mean()),

@@ -1,6 +1,6 @@
 """Load a compressed checkpoint in transformers through compressed-tensors and hold its logits against Flyweight's.
 
-    python check_transformers.py MODEL ANSWERS.npz [--limit 1e-3 | --mean-kl-limit 1e-3]
+    python check_transformers.py MODEL ANSWERS.npz [--limit 1e-4 | --mean-kl-limit 1e-3]
 
 Runs in an environment with torch, transformers and compressed-tensors; Flyweight need not be installed. transformers
 decodes the weights on the first call and computes in float32, so only the order of additions differs. Where the
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("answers", type=Path)
     parser.add_argument("--quantized-activations", action="store_true", help="as the checkpoint asks, not float32")
-    parser.add_argument("--limit", type=float, help="largest difference of any logit")
+    parser.add_argument("--limit", type=float, help="largest difference of any logit, relative to the largest logit")
     parser.add_argument("--mean-kl-limit", type=float, help="mean KL in nats, instead of --limit")
     arguments = parser.parse_args()
     if (arguments.limit is None) == (arguments.mean_kl_limit is None):
@@ -45,7 +45,7 @@ def main() -> int:
         logits = [model(torch.from_numpy(answer.ids)[None]).logits[0].float().numpy() for answer in answers]
     figures = compare_logits(answers, logits)
     if arguments.limit is not None:
-        passed = figures["largest_logit_difference"] <= arguments.limit
+        passed = figures["relative_logit_difference"] <= arguments.limit and figures["largest_kl"] <= 1e-6
     else:
         passed = figures["mean_kl"] <= arguments.mean_kl_limit
     versions = {"transformers": transformers.__version__, "compressed_tensors": compressed_tensors.__version__}

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
+from typing import NoReturn
 
 from agreement import compare_chosen, compare_greedy, read_answers
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Compare, print one JSON line, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -55,9 +55,12 @@ def main() -> int:
     ]
     figures = compare_greedy(answers, greedy) | compare_chosen(answers, chosen)
     passed = figures["mean_difference"] <= arguments.mean_limit and figures["largest_margin"] <= arguments.margin_limit
-    print(json.dumps({"model": arguments.model.name, "passed": passed, **figures, "vllm": vllm.__version__}))
-    return 0 if passed else 1
+    print(
+        json.dumps({"model": arguments.model.name, "passed": passed, **figures, "vllm": vllm.__version__}), flush=True
+    )
+    # vLLM's engine was seen to abort while Python shuts down, after the answer: the verdict must not depend on that.
+    os._exit(0 if passed else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
