@@ -92,7 +92,8 @@ class GoldenResult:
 
 
 def read_golden(path: str | Path, *, max_per_task: int | None = None) -> GoldenSet:
-    """Read golden prompts; with ``max_per_task`` the first so many of each task.
+    """Read golden prompts; with ``max_per_task`` so many of each task, spread evenly over its prompts: files are often
+    sorted by difficulty, and their beginning would flatter.
 
     Raises:
         DataError: when there is no such file, none has a prompt, or a line lacks a field or has an unknown one.
@@ -101,7 +102,6 @@ def read_golden(path: str | Path, *, max_per_task: int | None = None) -> GoldenS
     files = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
     digest = hashlib.sha256()
     kept: list[GoldenPrompt] = []
-    counts: dict[str, int] = {}
     seen: set[str] = set()
     for file in files:
         raw = read_bytes(file, "golden file")
@@ -111,12 +111,24 @@ def read_golden(path: str | Path, *, max_per_task: int | None = None) -> GoldenS
             if prompt.id in seen:
                 raise DataError(f"golden file {file} line {number} repeats the id {prompt.id!r}; ids must differ")
             seen.add(prompt.id)
-            counts[prompt.task] = counts.get(prompt.task, 0) + 1
-            if max_per_task is None or counts[prompt.task] <= max_per_task:
-                kept.append(prompt)
+            kept.append(prompt)
     if not kept:
         raise DataError(f"{source} holds no golden prompts; each line must be an object with {', '.join(FIELDS)}")
+    if max_per_task is not None:
+        kept = _spread(kept, max_per_task)
     return GoldenSet(name=source.name, sha256=digest.hexdigest(), prompts=tuple(kept))
+
+
+def _spread(prompts: list[GoldenPrompt], max_per_task: int) -> list[GoldenPrompt]:
+    """At most ``max_per_task`` prompts of each task, the middles of as many equal stretches, in the order given."""
+    by_task: dict[str, list[GoldenPrompt]] = {}
+    for prompt in prompts:
+        by_task.setdefault(prompt.task, []).append(prompt)
+    chosen: set[str] = set()
+    for members in by_task.values():
+        count = min(max_per_task, len(members))
+        chosen |= {members[(2 * i + 1) * len(members) // (2 * count)].id for i in range(count)}
+    return [prompt for prompt in prompts if prompt.id in chosen]
 
 
 def _decode(raw: bytes, file: Path) -> str:

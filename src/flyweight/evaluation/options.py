@@ -33,7 +33,7 @@ class EvaluateOptions:
     """Use only the first so many documents of the text."""
 
     max_golden: int | None = None
-    """Use only the first so many golden prompts of each task."""
+    """Use only so many golden prompts of each task, spread evenly over its file."""
 
     gate: Path | None = None
     """YAML file with limits; exit code 1 when the model does not keep one."""
