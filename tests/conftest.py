@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True, deadline=None)  # the same examples on every machine, however busy
+settings.load_profile("same")
 
 os.environ.pop("COLUMNS", None)  # the width of somebody's terminal would fold the tables that tests look into
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any fixture runs

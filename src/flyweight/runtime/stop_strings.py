@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Watches text that arrives in pieces. ``matched`` is the stop string that was found, or None."""
+    """Watches text that arrives in pieces. ``matched`` is the stop string that was found, or None.
+
+    The stop string that is complete first wins (of two that end together the longer), as if the text came letter by
+    letter: the result does not depend on how it is cut.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -16,9 +20,9 @@ class StopStrings:
         if self.matched is not None:
             return ""
         self._held += text
-        found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        found = [(place + len(stop), place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
-            place, self.matched = min(found)
+            _, place, self.matched = min(found)
             shown, self._held = self._held[:place], ""
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
