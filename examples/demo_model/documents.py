@@ -36,6 +36,8 @@ _SHORT_TASKS = (
 # Shares of documents in the order of _SHORT_TASKS. Repeating comes first: copying is what most other tasks need.
 EARLY_WEIGHTS = (2.0, 2.5, 2.5, 3.0, 2.0, 1.5, 1.0, 6.0)
 LATE_WEIGHTS = (2.5, 3.5, 3.5, 3.5, 2.5, 1.8, 1.0, 0.5)
+# What is learned slowest gets most of the last stretch, in which the rate falls to zero.
+FINAL_WEIGHTS = (2.5, 5.0, 5.0, 2.5, 1.5, 1.0, 0.8, 1.0)
 
 ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
 
@@ -55,13 +57,23 @@ class Mix:
     weights: tuple[float, ...] = LATE_WEIGHTS
 
 
-def mix_at(step: int, ramp_steps: int, late_step: int, length: int) -> Mix:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curriculum:
+    """The steps at which the mix changes: ``ramp_steps`` to the longest lists, the first late and the first final one."""
+
+    ramp_steps: int
+    late_step: int
+    final_step: int
+
+
+def mix_at(step: int, curriculum: Curriculum, length: int) -> Mix:
     """Returns the mix of rows of ``length`` tokens at ``step``.
 
     Retrieval lists grow linearly from 4 lines to what fits over ``ramp_steps``; until ``late_step`` a good part of the
-    text is plain repetition.
+    text is plain repetition; from ``final_step`` on more of it is records and calls.
     """
-    progress = min(1.0, step / max(1, ramp_steps))
+    progress = min(1.0, step / max(1, curriculum.ramp_steps))
+    late = LATE_WEIGHTS if step < curriculum.final_step else FINAL_WEIGHTS
     longest = min(MAX_LINES, length // 8)
     is_long = length > SHORT_ROW
     return Mix(
@@ -69,7 +81,7 @@ def mix_at(step: int, ramp_steps: int, late_step: int, length: int) -> Mix:
         retrieval_share=0.9 if is_long else 0.3,
         max_questions=16 if is_long else 8,
         prefers_short=True,
-        weights=EARLY_WEIGHTS if step < late_step else LATE_WEIGHTS,
+        weights=EARLY_WEIGHTS if step < curriculum.late_step else late,
     )
 
 
@@ -153,10 +165,10 @@ def pack_row(
 
 
 def draw_rows(
-    tokenizer: Tokenizer, seed: str, step: int, num_rows: int, length: int, ramp_steps: int, late_step: int
+    tokenizer: Tokenizer, seed: str, step: int, num_rows: int, length: int, curriculum: Curriculum
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids (int64) and loss weights (float32), both (num_rows, length), of ``step`` under ``seed``."""
     rng = random.Random(f"train/{seed}/{step}/{length}")
-    mix = mix_at(step, ramp_steps, late_step, length)
+    mix = mix_at(step, curriculum, length)
     rows = [pack_row(rng, tokenizer, "train", mix, length) for _ in range(num_rows)]
     return np.array([ids for ids, _ in rows], np.int64), np.array([weights for _, weights in rows], np.float32)

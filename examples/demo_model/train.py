@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from tokenizers import Tokenizer
 
-from examples.demo_model.documents import SHORT_ROW, draw_rows
+from examples.demo_model.documents import SHORT_ROW, Curriculum, draw_rows
 from examples.demo_model.exact_match import dev_conversations, exact_match
 from examples.demo_model.model import DemoModel, ModelConfig
 from examples.demo_model.optimizer import Muon
@@ -67,6 +67,9 @@ def train(arguments: argparse.Namespace) -> None:
         first_step, seconds_before = state["step"], state["seconds"]
     loss_of = torch.compile(model.loss, dynamic=False) if arguments.compile else model.loss
     dev = dev_conversations(random.Random("dev"), arguments.dev_samples)
+    curriculum = Curriculum(
+        ramp_steps=arguments.ramp_steps, late_step=arguments.late_step, final_step=arguments.final_step
+    )
     shapes = ((arguments.long_rows, config.context_length), (arguments.short_rows, SHORT_ROW))
     tokens_per_step = arguments.workers * sum(num_rows * length for num_rows, length in shapes)
     started, since, last_logged = time.monotonic(), time.monotonic(), first_step
@@ -77,15 +80,7 @@ def train(arguments: argparse.Namespace) -> None:
             tuple(
                 map(
                     torch.from_numpy,
-                    draw_rows(
-                        tokenizer,
-                        f"{arguments.seed}/{rank}",
-                        step,
-                        num_rows,
-                        length,
-                        arguments.ramp_steps,
-                        arguments.late_step,
-                    ),
+                    draw_rows(tokenizer, f"{arguments.seed}/{rank}", step, num_rows, length, curriculum),
                 )
             )
             for num_rows, length in shapes
@@ -159,6 +154,9 @@ def main() -> None:
     parser.add_argument("--stop-step", type=int, default=None, help="stop here, to go on with another schedule")
     parser.add_argument("--ramp-steps", type=int, default=1000, help="steps over which retrieval lists grow")
     parser.add_argument("--late-step", type=int, default=1500, help="step from which copying gets more of the text")
+    parser.add_argument(
+        "--final-step", type=int, default=sys.maxsize, help="step from which records and calls get more of the text"
+    )
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--save-every", type=int, default=250)
