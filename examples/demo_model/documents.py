@@ -59,7 +59,7 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curriculum:
-    """The steps at which the mix changes: ``ramp_steps`` to the longest lists, the first late and the first final one."""
+    """The steps at which the mix changes: ``ramp_steps`` to the longest lists, then the late and the final mix."""
 
     ramp_steps: int
     late_step: int

@@ -1,6 +1,10 @@
 """Flyweight makes an LLM checkpoint smaller, proves that it still answers as well, and runs it on a CPU."""
 
 from flyweight.compression import CompressionReport, CompressOptions, Recipe, compress
+from flyweight.engine.generation import Completion, TextPiece
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import (
     CheckpointError,
     DataError,
@@ -15,10 +19,6 @@ from flyweight.evaluation.options import EvaluateOptions
 from flyweight.evaluation.report import EvaluationReport
 from flyweight.evaluation.run import evaluate
 from flyweight.progress import Bar, Progress, Silent
-from flyweight.runtime.generation import Completion, TextPiece
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.version import __version__
 
 __all__ = [

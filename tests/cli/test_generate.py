@@ -219,7 +219,7 @@ def test_a_full_context_is_said_and_the_talk_goes_on(
 def test_control_c_stops_the_answer_and_keeps_what_was_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flyweight.runtime.generation import Answer
+    from flyweight.engine.generation import Answer
 
     advance, count = Answer.advance, 0
 

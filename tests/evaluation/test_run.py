@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.load import load
 from flyweight.errors import DataError, UsageError
 from flyweight.evaluation import subject
 from flyweight.evaluation.options import EvaluateOptions
 from flyweight.evaluation.report import EvaluationReport
 from flyweight.evaluation.run import evaluate
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
 from tests.support.checkpoints import write_tiny_llama, write_word_tokenizer
 
 QUICK = EvaluateOptions(resamples=100, window=24, compute="float32", against_compute="float32")

@@ -11,6 +11,7 @@ FLOORS = [
     {"formats", "models", "machine"},
     {"checkpoint"},
     {"runtime"},
+    {"engine"},
     {"compression", "evaluation"},
     {"shipping"},
     {"cli"},

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from flyweight import demo_model
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.evaluation.golden import read_golden
-from flyweight.runtime.load import load
-from flyweight.runtime.sampling import SamplingOptions
 
 PROMPTS_PER_TASK = 2
 

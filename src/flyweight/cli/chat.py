@@ -8,15 +8,15 @@ from cyclopts import Parameter
 
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.cli.generate import show, speed
+from flyweight.engine.generation import Completion
+from flyweight.engine.language_model import LanguageModel, Message
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.formats.plain import FloatName
 from flyweight.models import read_spec
 from flyweight.progress import Bar, Silent
-from flyweight.runtime.generation import Completion
-from flyweight.runtime.language_model import LanguageModel, Message
-from flyweight.runtime.load import load
 from flyweight.runtime.prepared import ModelCompute
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.tokenizer import Tokenizer
 
 HELP = "/reset forgets the conversation, /system TEXT begins a new one with a system message, /exit (or Ctrl-D) leaves"

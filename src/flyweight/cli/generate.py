@@ -9,15 +9,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.engine.generation import Completion, check_room
+from flyweight.engine.language_model import Message, encode_prompt
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.formats.plain import FloatName
 from flyweight.models import read_spec
 from flyweight.progress import Bar, Silent
-from flyweight.runtime.generation import Completion, check_room
-from flyweight.runtime.language_model import Message, encode_prompt
-from flyweight.runtime.load import load
 from flyweight.runtime.prepared import ModelCompute
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.tokenizer import Tokenizer
 
 STANDARD_INPUT = "-"

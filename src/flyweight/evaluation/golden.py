@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import DataError, nearest
 from flyweight.evaluation.statistics import Figure, mcnemar, paired_difference, wilson
 from flyweight.evaluation.text import numbered_lines, read_bytes
 from flyweight.progress import Progress
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.tokenizer import Tokenizer
 
 FIELDS = {"id": str, "task": str, "messages": list, "expected": str, "max_tokens": int}

@@ -7,14 +7,14 @@ from pathlib import Path
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.load import load
 from flyweight.evaluation.inspection import inspect_checkpoint
 from flyweight.evaluation.log_probabilities import STORAGE_VERSION
 from flyweight.evaluation.report import ModelFacts
 from flyweight.models import read_spec
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
 from flyweight.runtime.prepared import ModelCompute, base_compute, linear_compute
 from flyweight.tokenizer import Tokenizer
 from flyweight.version import __version__

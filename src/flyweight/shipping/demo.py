@@ -17,6 +17,9 @@ from typing import Any
 from flyweight import demo_model
 from flyweight.compression.compress import compress
 from flyweight.compression.options import CompressOptions
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.evaluation.golden import GoldenPrompt, read_golden
 from flyweight.evaluation.options import EvaluateOptions
@@ -25,9 +28,6 @@ from flyweight.evaluation.report import EvaluationReport
 from flyweight.evaluation.run import evaluate
 from flyweight.progress import Progress, Silent
 from flyweight.reporting import write_page
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
-from flyweight.runtime.sampling import SamplingOptions
 
 ORIGINAL = "original"
 MARKER = ".flyweight-demo"

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint, read_json
 from flyweight.checkpoint.weights import Weights
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.formats.plain import FLOAT_DTYPES, FloatName
@@ -20,11 +22,9 @@ from flyweight.models import read_spec
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
-from flyweight.runtime.language_model import LanguageModel
 from flyweight.runtime.native_ops import NativeOps
 from flyweight.runtime.ops import Ops
 from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.tokenizer import Tokenizer
 
 Backend = Literal["native", "torch"]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyweight.runtime.stop_strings import StopStrings
+from flyweight.engine.stop_strings import StopStrings
 
 letters = st.text("ab", max_size=12)
 

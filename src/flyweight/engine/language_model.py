@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.engine.generation import Answer, Completion, TextPiece, run_answers
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, UsageError
 from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.decoder import run_blocks, run_head
-from flyweight.runtime.generation import Answer, Completion, TextPiece, run_answers
 from flyweight.runtime.kv_cache import CachedSequence, KVCache
 from flyweight.runtime.ops import Ops
-from flyweight.runtime.sampling import SamplingOptions
 from flyweight.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]

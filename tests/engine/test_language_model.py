@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flyweight.engine.generation import Completion
+from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.load import load
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, ResourceError, UnsupportedModelError, UsageError
-from flyweight.runtime.generation import Completion
-from flyweight.runtime.language_model import LanguageModel
-from flyweight.runtime.load import load
-from flyweight.runtime.sampling import SamplingOptions
 from tests.support.checkpoints import tiny_llama_config, write_tiny_llama, write_word_tokenizer
 
 DATA = Path(os.environ.get("FLYWEIGHT_TEST_DATA", "/nonexistent"))
@@ -106,7 +106,7 @@ def test_scores_are_the_logits_of_transformers_in_any_chunking(
 
 
 def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flyweight.runtime import language_model
+    from flyweight.engine import language_model
 
     monkeypatch.setattr(language_model, "LOGIT_BYTES", 4 * 128 * 10)
     rows = [(first, len(logits)) for _, first, logits in model.score([[5] * 25], chunk_tokens=20)]
@@ -266,7 +266,7 @@ def test_the_torch_backend_gives_the_same_answers(model: LanguageModel, folder: 
 
 
 def test_moving_frequencies_see_whole_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flyweight.runtime import language_model
+    from flyweight.engine import language_model
 
     config = {**tiny_llama_config(max_positions=32), "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}
     write_tiny_llama(tmp_path)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flyweight.engine.sampling import Sampler, SamplingOptions, kept_probabilities
 from flyweight.errors import CheckpointError, FlyweightError, UsageError
-from flyweight.runtime.sampling import Sampler, SamplingOptions, kept_probabilities
 
 filters = st.fixed_dictionaries(
     {

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flyweight.engine.generation import Answer, Completion, check_room, run_answers
+from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import ResourceError, UsageError
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.generation import Answer, Completion, check_room, run_answers
 from flyweight.runtime.kv_cache import KVCache
-from flyweight.runtime.sampling import SamplingOptions
 
 VOCAB = 50
 END = 49

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flyweight.engine.sampling import Sampler, SamplingOptions
+from flyweight.engine.stop_strings import StopStrings
 from flyweight.errors import UsageError
 from flyweight.formats.base import Array
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.kv_cache import CachedSequence, KVCache
-from flyweight.runtime.sampling import Sampler, SamplingOptions
-from flyweight.runtime.stop_strings import StopStrings
 from flyweight.tokenizer import Detokenizer
 
 FinishReason = Literal["stop", "length"]
