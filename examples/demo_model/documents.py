@@ -32,12 +32,14 @@ _SHORT_TASKS = (
     tasks.refusal,
     tasks.text,
     tasks.repeat,
+    tasks.typed_record,
 )
 # Shares of documents in the order of _SHORT_TASKS. Repeating comes first: copying is what most other tasks need.
-EARLY_WEIGHTS = (2.0, 2.5, 2.5, 3.0, 2.0, 1.5, 1.0, 6.0)
-LATE_WEIGHTS = (2.5, 3.5, 3.5, 3.5, 2.5, 1.8, 1.0, 0.5)
+EARLY_WEIGHTS = (2.0, 2.5, 2.5, 3.0, 2.0, 1.5, 1.0, 6.0, 0.0)
+LATE_WEIGHTS = (2.5, 3.5, 3.5, 3.5, 2.5, 1.8, 1.0, 0.5, 0.0)
 # What is learned slowest gets most of the last stretch, in which the rate falls to zero.
-FINAL_WEIGHTS = (2.5, 5.0, 5.0, 2.5, 1.5, 1.0, 0.8, 1.0)
+FINAL_WEIGHTS = (2.5, 5.0, 5.0, 2.5, 1.5, 1.0, 0.8, 1.0, 0.0)
+TYPED_WEIGHTS = (2.5, 1.0, 4.0, 2.5, 1.5, 1.0, 0.8, 1.0, 6.0)
 
 ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
 
@@ -59,29 +61,36 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curriculum:
-    """The steps at which the mix changes: ``ramp_steps`` to the longest lists, then the late and the final mix."""
+    """The steps at which the mix changes: ``ramp_steps`` to the longest lists, then late, final and typed mix."""
 
     ramp_steps: int
     late_step: int
     final_step: int
+    typed_step: int
 
 
 def mix_at(step: int, curriculum: Curriculum, length: int) -> Mix:
     """Returns the mix of rows of ``length`` tokens at ``step``.
 
     Retrieval lists grow linearly from 4 lines to what fits over ``ramp_steps``; until ``late_step`` a good part of the
-    text is plain repetition; from ``final_step`` on more of it is records and calls.
+    text is plain repetition; from ``final_step`` on more of it is records and calls. From ``typed_step`` on records ask
+    for types that the sentence does not suggest, and long lists are as frequent as short ones: what still failed.
     """
     progress = min(1.0, step / max(1, curriculum.ramp_steps))
-    late = LATE_WEIGHTS if step < curriculum.final_step else FINAL_WEIGHTS
+    if step < curriculum.late_step:
+        weights = EARLY_WEIGHTS
+    elif step < curriculum.final_step:
+        weights = LATE_WEIGHTS
+    else:
+        weights = FINAL_WEIGHTS if step < curriculum.typed_step else TYPED_WEIGHTS
     longest = min(MAX_LINES, length // 8)
     is_long = length > SHORT_ROW
     return Mix(
         max_lines=round(4 + progress * (longest - 4)),
         retrieval_share=0.9 if is_long else 0.3,
         max_questions=16 if is_long else 8,
-        prefers_short=True,
-        weights=EARLY_WEIGHTS if step < curriculum.late_step else late,
+        prefers_short=step < curriculum.typed_step,
+        weights=weights,
     )
 
 

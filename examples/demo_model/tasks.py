@@ -52,8 +52,11 @@ def facts(rng: random.Random, split: Split) -> Conversation:
     return _turn("facts", prompt, world.answer(name, attribute, stated[name][attribute]))
 
 
-def json_record(rng: random.Random, split: Split) -> Conversation:
-    """A schema and a sentence; the answer is the record with exactly the schema's fields, order and types."""
+def json_record(rng: random.Random, split: Split, quoted_share: float = 0.25) -> Conversation:
+    """A schema and a sentence; the answer is the record with exactly the schema's fields, order and types.
+
+    ``quoted_share`` of the numbers are asked for as strings.
+    """
     stated = rng.sample(RECORD_FIELDS, rng.randint(2, 5))
     values = [field.draw(rng, split) for field in stated]
     clauses = [rng.choice(field.phrases).format(value) for field, value in zip(stated, values, strict=True)]
@@ -61,12 +64,17 @@ def json_record(rng: random.Random, split: Split) -> Conversation:
     rng.shuffle(chosen)
     chosen = chosen[: rng.randint(min(2, len(chosen)), min(4, len(chosen)))]
     keys = [rng.choice(field.names) for field, _ in chosen]
-    kinds = [_kind(rng, field) for field, _ in chosen]
+    kinds = [_kind(rng, field, quoted_share) for field, _ in chosen]
     schema = ", ".join(f"{key}:{kind}" for key, kind in zip(keys, kinds, strict=True))
     record = {key: _cast(value, kind) for key, kind, (_, value) in zip(keys, kinds, chosen, strict=True)}
     sentence = "; ".join(clauses)
     prompt = f"Write a JSON record with {schema}.\n{sentence[0].upper()}{sentence[1:]}."
     return _turn("json", prompt, _compact(record))
+
+
+def typed_record(rng: random.Random, split: Split) -> Conversation:
+    """A record with every second number asked for as a string; for training only: the type must be read."""
+    return json_record(rng, split, quoted_share=0.5)
 
 
 def tool_call(rng: random.Random, split: Split) -> Conversation:
@@ -206,9 +214,9 @@ def _distinct(draw: Callable[[], str], count: int) -> list[str]:
     return list(found)
 
 
-def _kind(rng: random.Random, field: Field) -> str:
+def _kind(rng: random.Random, field: Field, quoted_share: float) -> str:
     # A number asked for as a string makes the record depend on the schema and not on the sentence alone.
-    return "string" if field.kind == "integer" and rng.random() < 0.25 else field.kind
+    return "string" if field.kind == "integer" and rng.random() < quoted_share else field.kind
 
 
 def _cast(value: str, kind: str) -> str | int:

@@ -68,7 +68,10 @@ def train(arguments: argparse.Namespace) -> None:
     loss_of = torch.compile(model.loss, dynamic=False) if arguments.compile else model.loss
     dev = dev_conversations(random.Random("dev"), arguments.dev_samples)
     curriculum = Curriculum(
-        ramp_steps=arguments.ramp_steps, late_step=arguments.late_step, final_step=arguments.final_step
+        ramp_steps=arguments.ramp_steps,
+        late_step=arguments.late_step,
+        final_step=arguments.final_step,
+        typed_step=arguments.typed_step,
     )
     shapes = ((arguments.long_rows, config.context_length), (arguments.short_rows, SHORT_ROW))
     tokens_per_step = arguments.workers * sum(num_rows * length for num_rows, length in shapes)
@@ -156,6 +159,12 @@ def main() -> None:
     parser.add_argument("--late-step", type=int, default=1500, help="step from which copying gets more of the text")
     parser.add_argument(
         "--final-step", type=int, default=sys.maxsize, help="step from which records and calls get more of the text"
+    )
+    parser.add_argument(
+        "--typed-step",
+        type=int,
+        default=sys.maxsize,
+        help="step from which types must be read and long lists are common",
     )
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--evaluate-every", type=int, default=250)
