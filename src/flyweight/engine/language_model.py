@@ -4,7 +4,7 @@ It joins text (tokenizer, chat template) with the engine, which knows token ids 
 are stored or which backend computes.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.decoder import run_blocks, run_head
 from flyweight.runtime.kv_cache import CachedSequence, KVCache
-from flyweight.runtime.ops import Ops
+from flyweight.runtime.runner import Runner
 from flyweight.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -48,9 +47,8 @@ class LanguageModel:
         spec: ModelSpec,
         checkpoint: Checkpoint,
         tokenizer: Tokenizer | None,
-        ops: Ops,
+        runner: Runner,
         cache: KVCache,
-        to_numpy: Callable[[Any], Array],
         default_options: SamplingOptions,
         stop_ids: frozenset[int],
         description: tuple[str, ...],
@@ -62,9 +60,8 @@ class LanguageModel:
         self.stop_ids = stop_ids
         self.description = description
         self._tokenizer = tokenizer
-        self._ops = ops
+        self._runner = runner
         self._cache = cache
-        self._to_numpy = to_numpy
         # Frequencies that follow the length of the sequence would differ between the chunks of one prompt.
         has_moving_rope = any(
             block.attention.rope is not None and block.attention.rope.kind in ("dynamic", "longrope")
@@ -88,8 +85,7 @@ class LanguageModel:
 
     def forward(self, batch: Batch) -> Array:
         """Logits float32 (outputs, vocab_size) of the batch's ``output_rows``."""
-        x = run_blocks(self.spec, self._ops, batch)
-        return self._to_numpy(run_head(self.spec, self._ops, x))
+        return self._runner.forward(batch)
 
     def score(
         self, sequences: Sequence[Sequence[int]], *, chunk_tokens: int = STEP_TOKENS
@@ -139,7 +135,7 @@ class LanguageModel:
             [sequences[index][start:stop] for index, start, stop in step],
             all_logits=True,
         )
-        x = run_blocks(self.spec, self._ops, batch)
+        x = self._runner.hidden(batch)
         for index, _, stop in step:
             if stop == len(sequences[index]):
                 self._cache.release(open_sequences.pop(index))
@@ -148,7 +144,7 @@ class LanguageModel:
         for index, start, stop in step:
             for first in range(start, stop, rows_at_once):
                 count = min(rows_at_once, stop - first)
-                yield index, first, self._to_numpy(run_head(self.spec, self._ops, x[row : row + count]))
+                yield index, first, self._runner.logits(x[row : row + count])
                 row += count
 
     def encode(self, prompt: Prompt) -> list[int]:

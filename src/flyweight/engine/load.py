@@ -23,8 +23,8 @@ from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
 from flyweight.runtime.native_ops import NativeOps
-from flyweight.runtime.ops import Ops
 from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
+from flyweight.runtime.runner import OpByOp, Runner
 from flyweight.tokenizer import Tokenizer
 
 Backend = Literal["native", "torch"]
@@ -84,29 +84,30 @@ def load(
         log.warning("config.json has keys that %s does not read: %s", spec.architecture, ", ".join(spec.unread_keys))
     progress = progress if progress is not None else Silent()
     cache: KVCache
-    ops: Ops
+    runner: Runner
     if backend == "native":
         cache = _make_cache(spec, num_blocks, kv_dtype)
         progress.start("load", len(spec.blocks) + 1)
-        ops = NativeOps(PreparedWeights.prepare(spec, weights, compute, progress.advance), cache)
+        runner = OpByOp(spec, NativeOps(PreparedWeights.prepare(spec, weights, compute, progress.advance), cache))
         progress.finish()
     else:
         cache = KVCache((), num_blocks=num_blocks)  # plans only: the torch side keeps keys and values itself
-        ops = _torch_ops(spec, weights, compute, num_blocks, kv_dtype)
+        runner = _torch_runner(spec, weights, compute, num_blocks, kv_dtype)
     return LanguageModel(
         spec=spec,
         checkpoint=checkpoint,
         tokenizer=tokenizer,
-        ops=ops,
+        runner=runner,
         cache=cache,
-        to_numpy=_as_it_is if backend == "native" else _from_torch,
         default_options=SamplingOptions.from_generation_config(generation_config),
         stop_ids=_stop_ids(spec, generation_config, tokenizer),
         description=description,
     )
 
 
-def _torch_ops(spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blocks: int, kv_dtype: FloatName) -> Ops:
+def _torch_runner(
+    spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blocks: int, kv_dtype: FloatName
+) -> Runner:
     if compute == "int8":
         raise UsageError("compute='int8' is not available with backend='torch'; choose float32 or bfloat16")
     if kv_dtype == "float16":
@@ -114,11 +115,8 @@ def _torch_ops(spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blo
     from flyweight.runtime.torch_ops import TorchCache, TorchOps  # torch is an extra and takes seconds to import
 
     cache = TorchCache(spec, num_blocks=num_blocks, dtype=kv_dtype)
-    return TorchOps(spec, weights, dtype=base_compute(spec, weights, compute), cache=cache)
-
-
-def _as_it_is(logits: Array) -> Array:
-    return logits
+    ops = TorchOps(spec, weights, dtype=base_compute(spec, weights, compute), cache=cache)
+    return OpByOp(spec, ops, _from_torch)
 
 
 def _from_torch(logits: Any) -> Array:

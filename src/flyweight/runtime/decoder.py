@@ -16,11 +16,16 @@ def run_model(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
 
 
 def run_blocks(spec: ModelSpec, ops: Ops, batch: Batch) -> Any:
-    """What the head reads: the residual stream (outputs, hidden_size) of ``output_rows`` after all blocks."""
+    """What the head reads: the residual stream (outputs, hidden_size) of ``output_rows`` after all blocks.
+
+    After the last attention no token needs another, so the rest is computed for the wanted rows only.
+    """
     x = ops.embed(spec.embedding, batch.token_ids)
-    for block in spec.blocks:
+    *earlier, last = spec.blocks
+    for block in earlier:
         x = run_block(block, ops, x, batch)
-    return x[batch.output_rows]
+    context = mix_heads(last.attention, last.index, ops, attention_input(last, ops, x), batch)
+    return finish_block(last, ops, x[batch.output_rows], context[batch.output_rows])
 
 
 def run_block(block: BlockSpec, ops: Ops, x: Any, batch: Batch) -> Any:
@@ -28,7 +33,13 @@ def run_block(block: BlockSpec, ops: Ops, x: Any, batch: Batch) -> Any:
 
     The stages are functions of their own because calibration stops between them.
     """
-    context = mix_heads(block.attention, block.index, ops, attention_input(block, ops, x), batch)
+    return finish_block(
+        block, ops, x, mix_heads(block.attention, block.index, ops, attention_input(block, ops, x), batch)
+    )
+
+
+def finish_block(block: BlockSpec, ops: Ops, x: Any, context: Any) -> Any:
+    """What follows the mixing of heads, row by row, on any rows of the residual stream and of ``mix_heads``."""
     x = add_attention(block, ops, x, ops.linear(block.attention.output, context))
     gated = gate(block.mlp, ops, mlp_input(block, ops, x))
     return add_mlp(block, ops, x, ops.linear(block.mlp.down, gated))
