@@ -24,6 +24,8 @@ std::atomic<const KernelTable *> &active() {
   return table;
 }
 
+std::atomic<bool> invariant{false};
+
 std::mutex reason_mutex;
 std::string reason_for_refusal;
 
@@ -55,5 +57,8 @@ bool use_isa(const std::string &name) {
     }
   return false;
 }
+
+bool batch_invariant() { return invariant.load(std::memory_order_relaxed); }
+void set_batch_invariant(bool wanted) { invariant.store(wanted, std::memory_order_relaxed); }
 
 } // namespace flyweight

@@ -27,4 +27,9 @@ void refuse_kernels(const std::string &reason);
 // Puts another table in use for the whole process. False, and no change, if it is not available.
 bool use_isa(const std::string &name);
 
+// In batch-invariant mode a row's (a token's) result is bit-identical whatever other rows are in the call; outside it an
+// operation may choose another order of sums by their number. It holds for the whole process; off at first.
+bool batch_invariant();
+void set_batch_invariant(bool wanted);
+
 } // namespace flyweight

@@ -53,6 +53,7 @@ struct LinearInput {
   int64_t num_activation_scales;
   int32_t *integer_sums;      // int8: rows x num_segments, sum of the quantized inputs
   float *float_sums;          // bfloat16 with integer codes: rows x num_segments
+  bool batch_invariant;       // sum in an order that does not depend on the number of rows
 };
 
 struct LinearOutput {

@@ -192,14 +192,20 @@ inline void place_segments(SegmentTile &tile, const PackedWeight &w, const Strip
   tile.out = strip.out;
 }
 
+template <bool SMALL, bool ONE_ORDER, int PANELS, int MAX_ROWS>
+void linear_code_pairs(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
+  CodePairTile<SMALL, ONE_ORDER> tile;
+  place_segments(tile, w, strip, begin, end);
+  tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
+  tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
+  run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+}
+
 template <bool SMALL, int PANELS, int MAX_ROWS>
 void linear_codes(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
   if (w.compute == Compute::kBfloat16) {
-    CodePairTile<SMALL> tile;
-    place_segments(tile, w, strip, begin, end);
-    tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
-    tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
-    return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+    if (in.batch_invariant) return linear_code_pairs<SMALL, true, PANELS, MAX_ROWS>(w, in, strip, begin, end);
+    return linear_code_pairs<SMALL, false, PANELS, MAX_ROWS>(w, in, strip, begin, end);
   }
   CodeQuadTile<SMALL> tile;
   place_segments(tile, w, strip, begin, end);

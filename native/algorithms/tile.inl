@@ -114,8 +114,9 @@ struct SegmentTile {
   }
 };
 
-// Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale.
-template <bool SMALL> struct CodePairTile : SegmentTile {
+// Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale. ONE_ORDER: the order of the sum does
+// not depend on the size of the tile.
+template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
   const uint16_t *x;
   int64_t x_stride;
   const float *sums; // of the rounded inputs of each segment
@@ -135,7 +136,7 @@ template <bool SMALL> struct CodePairTile : SegmentTile {
     const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
     const int64_t step_bytes = SMALL ? 64 : 128;
     // A small tile adds to two sets of sums in turn: one alone would wait for each addition to end.
-    constexpr int CHAINS = ROWS * PANELS <= 4 ? 2 : 1;
+    constexpr int CHAINS = !ONE_ORDER && ROWS * PANELS <= 4 ? 2 : 1;
     F32x16 tile[ROWS][PANELS], parts[CHAINS][ROWS][PANELS];
     start_tile(tile, out);
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {

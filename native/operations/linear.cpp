@@ -19,7 +19,7 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
   const PackedWeight &w = handle.weight();
   const int threads = thread_count();
   LinearInput in{};
-  in.x = x, in.x_stride = x_stride;
+  in.x = x, in.x_stride = x_stride, in.batch_invariant = batch_invariant();
   // Rows a multiple of 1 KiB apart fall on the same few cache lines: many such float rows are copied further apart.
   const bool spread = w.compute == Compute::kFloat32 && rows >= 48 && x_stride % 256 == 0;
   const int64_t padded = is_integer(w.storage) ? w.num_segments * w.padded_segment : round_up(w.in_features, 2);

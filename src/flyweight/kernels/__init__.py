@@ -12,7 +12,16 @@ from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
-from flyweight.kernels.selection import available_isas, isa, select_or_refuse, thread_count, use_isa, use_threads
+from flyweight.kernels.selection import (
+    available_isas,
+    batch_invariant,
+    isa,
+    select_or_refuse,
+    thread_count,
+    use_batch_invariant,
+    use_isa,
+    use_threads,
+)
 
 __all__ = [
     "GptqBlock",
@@ -23,6 +32,7 @@ __all__ = [
     "add",
     "attend",
     "available_isas",
+    "batch_invariant",
     "cache_write",
     "cap",
     "gptq_block",
@@ -33,6 +43,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "thread_count",
+    "use_batch_invariant",
     "use_isa",
     "use_threads",
 ]

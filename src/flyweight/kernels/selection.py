@@ -65,6 +65,27 @@ def use_threads(count: int) -> Iterator[None]:
         _switch_threads(before, "threads")
 
 
+def batch_invariant() -> bool:
+    """Whether a row's result is bit-identical whatever other rows are in the call (see ``use_batch_invariant``)."""
+    return _native.batch_invariant()
+
+
+@contextmanager
+def use_batch_invariant(wanted: bool) -> Iterator[None]:
+    """Run the block in batch-invariant mode, or outside it. It holds for the whole process.
+
+    In that mode each row (token) of an operation gets the same bits whatever other rows are in the call and however a
+    prompt is cut into calls, on the same instruction set. Outside it a kernel may choose another order of sums where
+    that is faster for the number of rows.
+    """
+    before = batch_invariant()
+    _native.set_batch_invariant(wanted)
+    try:
+        yield
+    finally:
+        _native.set_batch_invariant(before)
+
+
 def select(environment: Mapping[str, str] = os.environ) -> None:
     """Follow ``FLYWEIGHT_ISA`` and ``FLYWEIGHT_THREADS``.
 
