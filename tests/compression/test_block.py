@@ -18,8 +18,9 @@ from flyweight.compression.sequences import Piece
 from flyweight.compression.units import UnitRunner
 from flyweight.models import read_spec
 from flyweight.runtime import decoder
-from flyweight.runtime.kv_cache import CachedSequence, KVCache
+from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.native_ops import NativeOps, PreparedWeights
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from tests.support.checkpoints import tiny_llama_config, write_checkpoint
 
 COMMON = {
@@ -82,7 +83,7 @@ def stream(folder, tokens):
     spec = read_spec(checkpoint.config)
     prepared = PreparedWeights.prepare(spec, Weights.open(checkpoint, spec), "float32")
     cache = KVCache(spec.blocks, num_blocks=4 * len(tokens))
-    batch = cache.plan([CachedSequence() for _ in tokens], [row.tolist() for row in tokens])
+    batch = SequencePlanner.of(cache).plan([CachedSequence() for _ in tokens], [row.tolist() for row in tokens])
     ops = NativeOps(prepared, cache)
     x = ops.embed(spec.embedding, batch.token_ids)
     for block in spec.blocks:

@@ -113,13 +113,16 @@ def test_gptq_loses_less_than_rounding(model, options, uninterrupted, tmp_path):
 
 def logits(folder, tokens):
     from flyweight.runtime import decoder
-    from flyweight.runtime.kv_cache import CachedSequence, KVCache
+    from flyweight.runtime.kv_cache import KVCache
     from flyweight.runtime.native_ops import NativeOps, PreparedWeights
+    from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 
     weights = open_weights(folder)
     prepared = PreparedWeights.prepare(weights.spec, weights, "float32")
     cache = KVCache(weights.spec.blocks, num_blocks=2 * len(tokens))
-    batch = cache.plan([CachedSequence() for _ in tokens], [row.tolist() for row in tokens], all_logits=True)
+    batch = SequencePlanner.of(cache).plan(
+        [CachedSequence() for _ in tokens], [row.tolist() for row in tokens], all_logits=True
+    )
     return decoder.run_model(weights.spec, NativeOps(prepared, cache), batch)
 
 

@@ -12,7 +12,7 @@ from flyweight.engine.generation import Answer, Completion, check_room, run_answ
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import ResourceError, UsageError
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.kv_cache import KVCache
+from flyweight.runtime.sequences import FreeBlocks, SequencePlanner
 
 VOCAB = 50
 END = 49
@@ -66,7 +66,7 @@ def foretold(prompt: Sequence[int], max_tokens: int) -> list[int]:
 def test_every_answer_is_the_one_it_would_get_alone(
     prompts: list[list[int]], max_tokens: int, batch_size: int, step_tokens: int
 ) -> None:
-    cache = KVCache((), num_blocks=40, block_size=4)
+    cache = SequencePlanner(FreeBlocks(40), block_size=4)
     model = Arithmetic(4)
     answers = [answer(prompt, max_tokens) for prompt in prompts]
     completions: dict[int, Completion] = {}
@@ -88,19 +88,23 @@ def test_every_answer_is_the_one_it_would_get_alone(
 def test_a_finished_row_leaves_and_a_waiting_one_takes_its_place() -> None:
     model = Arithmetic(4)
     answers = [answer([1], 2), answer([2, 3], 4), answer([4, 5, 6], 1)]
-    list(run_answers(answers, model.forward, KVCache((), num_blocks=40, block_size=4), batch_size=2, step_tokens=16))
+    list(
+        run_answers(answers, model.forward, SequencePlanner(FreeBlocks(40), block_size=4), batch_size=2, step_tokens=16)
+    )
     assert [sorted(step) for step in model.steps] == [[1, 2], [1, 1], [1, 3], [1]]
 
 
 def test_newest_tokens_go_before_long_prompts() -> None:
     model = Arithmetic(4)
     answers = [answer(list(range(10, 30)), 1), answer([1], 6)]
-    list(run_answers(answers, model.forward, KVCache((), num_blocks=40, block_size=4), batch_size=2, step_tokens=8))
+    list(
+        run_answers(answers, model.forward, SequencePlanner(FreeBlocks(40), block_size=4), batch_size=2, step_tokens=8)
+    )
     assert model.steps == [[1, 7], [1, 7], [1, 6], [1], [1], [1]]
 
 
 def test_a_full_cache_makes_answers_wait() -> None:
-    cache = KVCache((), num_blocks=4, block_size=4)
+    cache = SequencePlanner(FreeBlocks(4), block_size=4)
     model = Arithmetic(4)
     pieces = list(
         run_answers(
@@ -115,7 +119,7 @@ def test_a_full_cache_makes_answers_wait() -> None:
 
 
 def test_closing_early_gives_the_cache_back() -> None:
-    cache = KVCache((), num_blocks=8, block_size=4)
+    cache = SequencePlanner(FreeBlocks(8), block_size=4)
     run = run_answers([answer([1], 7), answer([2], 7)], Arithmetic(4).forward, cache, batch_size=2, step_tokens=16)
     next(run)
     assert cache.num_free_blocks == 4
@@ -124,7 +128,7 @@ def test_closing_early_gives_the_cache_back() -> None:
 
 
 def test_a_failing_step_gives_the_cache_back() -> None:
-    cache = KVCache((), num_blocks=8, block_size=4)
+    cache = SequencePlanner(FreeBlocks(8), block_size=4)
 
     def fail(batch: Batch) -> Any:
         raise KeyboardInterrupt
@@ -135,7 +139,7 @@ def test_a_failing_step_gives_the_cache_back() -> None:
 
 
 def test_the_context_ends_an_answer_and_ignore_eos_goes_on() -> None:
-    cache = KVCache((), num_blocks=8, block_size=4)
+    cache = SequencePlanner(FreeBlocks(8), block_size=4)
 
     def run(one: Answer) -> Completion:
         *_, (_, last) = run_answers([one], Arithmetic(4).forward, cache, batch_size=1, step_tokens=16)

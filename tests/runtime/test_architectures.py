@@ -24,9 +24,10 @@ from flyweight.checkpoint.weights import Weights  # noqa: E402
 from flyweight.models import read_spec  # noqa: E402
 from flyweight.models.spec import AttentionSpec, BlockSpec, ModelSpec  # noqa: E402
 from flyweight.runtime.decoder import run_model  # noqa: E402
-from flyweight.runtime.kv_cache import CachedSequence, KVCache  # noqa: E402
+from flyweight.runtime.kv_cache import KVCache  # noqa: E402
 from flyweight.runtime.native_ops import NativeOps, PreparedWeights  # noqa: E402
 from flyweight.runtime.ops import Ops  # noqa: E402
+from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner  # noqa: E402
 from flyweight.runtime.torch_ops import TorchCache, TorchOps  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -267,17 +268,20 @@ def trained(request: pytest.FixtureRequest) -> Example:
     return example_of(folder, model, [tokenizer.encode(story).ids for story in stories])
 
 
-def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
+def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, SequencePlanner]:
     cache = TorchCache(spec, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
-    return TorchOps(spec, weights, cache=cache), KVCache((), num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    return TorchOps(spec, weights, cache=cache), SequencePlanner(FreeBlocks(NUM_BLOCKS), block_size=BLOCK_SIZE)
 
 
-def native_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, KVCache]:
+def native_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, SequencePlanner]:
     cache = KVCache(spec.blocks, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
-    return NativeOps(PreparedWeights.prepare(spec, weights, "float32"), cache), cache
+    return NativeOps(PreparedWeights.prepare(spec, weights, "float32"), cache), SequencePlanner.of(cache)
 
 
-BACKENDS: dict[str, Callable[[ModelSpec, Weights], tuple[Ops, KVCache]]] = {"torch": torch_ops, "native": native_ops}
+BACKENDS: dict[str, Callable[[ModelSpec, Weights], tuple[Ops, SequencePlanner]]] = {
+    "torch": torch_ops,
+    "native": native_ops,
+}
 
 
 def compare(example: Example, backend: str) -> None:
@@ -285,22 +289,22 @@ def compare(example: Example, backend: str) -> None:
     checkpoint = Checkpoint.open(example.folder)
     spec = read_spec(checkpoint.config)
     assert spec.unread_keys == ()
-    ops, cache = BACKENDS[backend](spec, Weights.open(checkpoint, spec))
+    ops, planner = BACKENDS[backend](spec, Weights.open(checkpoint, spec))
 
     assert np.std(example.prefill[1]) > 0.5, "logits too small for an absolute tolerance to mean anything"
     together = [CachedSequence(), CachedSequence()]
-    logits = np.asarray(run_model(spec, ops, cache.plan(together, example.sequences, all_logits=True)))
+    logits = np.asarray(run_model(spec, ops, planner.plan(together, example.sequences, all_logits=True)))
     assert np.abs(logits - np.concatenate(example.prefill)).max() < TOLERANCE
     for sequence in together:
-        cache.release(sequence)
+        planner.release(sequence)
 
     stepping = [CachedSequence(), CachedSequence()]
     prefixes = [tokens[:PREFIX] for tokens in example.sequences]
-    logits = np.asarray(run_model(spec, ops, cache.plan(stepping, prefixes)))
+    logits = np.asarray(run_model(spec, ops, planner.plan(stepping, prefixes)))
     assert np.abs(logits - [steps[0] for steps in example.steps]).max() < TOLERANCE
     for position in range(PREFIX, max(len(tokens) for tokens in example.sequences)):
         rows = [row for row, tokens in enumerate(example.sequences) if position < len(tokens)]
-        batch = cache.plan([stepping[row] for row in rows], [[example.sequences[row][position]] for row in rows])
+        batch = planner.plan([stepping[row] for row in rows], [[example.sequences[row][position]] for row in rows])
         logits = np.asarray(run_model(spec, ops, batch))
         expected = [example.steps[row][position - PREFIX + 1] for row in rows]
         assert np.abs(logits - expected).max() < TOLERANCE, f"at position {position}"
@@ -367,7 +371,7 @@ def test_every_option_shows_in_the_logits(example: Example) -> None:
     checkpoint = Checkpoint.open(example.folder)
     spec = read_spec(checkpoint.config)
     weights = Weights.open(checkpoint, spec)
-    planner = KVCache((), num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    planner = SequencePlanner(FreeBlocks(NUM_BLOCKS), block_size=BLOCK_SIZE)
     batch = planner.plan([CachedSequence(), CachedSequence()], example.sequences, all_logits=True)
     ops = TorchOps(spec, weights)
     for name, wrong in slips(spec):

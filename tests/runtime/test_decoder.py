@@ -11,9 +11,10 @@ from flyweight.checkpoint.weights import Weights
 from flyweight.models import read_spec
 from flyweight.models.spec import LinearGroup, ModelSpec
 from flyweight.runtime.decoder import run_blocks, run_head, run_model
-from flyweight.runtime.kv_cache import CachedSequence, KVCache
+from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.native_ops import NativeOps, PreparedWeights
 from flyweight.runtime.observing import Observing
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from tests.support.checkpoints import write_tiny_llama
 
 TOKENS = [5, 9, 17, 33, 65, 100]
@@ -31,7 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, Prepared
 def run(model: tuple[ModelSpec, PreparedWeights], tokens: list[int], wrap: Any = lambda ops: ops) -> Any:
     spec, weights = model
     cache = KVCache(spec.blocks, num_blocks=4)
-    return run_model(spec, wrap(NativeOps(weights, cache)), cache.plan([CachedSequence()], [tokens], all_logits=True))
+    batch = SequencePlanner.of(cache).plan([CachedSequence()], [tokens], all_logits=True)
+    return run_model(spec, wrap(NativeOps(weights, cache)), batch)
 
 
 def test_observing_sees_every_group_once_in_order_and_changes_nothing(model: tuple[ModelSpec, PreparedWeights]) -> None:
@@ -54,7 +56,7 @@ def test_sequences_side_by_side_do_not_see_each_other(model: tuple[ModelSpec, Pr
     spec, weights = model
     cache = KVCache(spec.blocks, num_blocks=8, block_size=2)
     prompts = [TOKENS[:4], [77], TOKENS[1:]]
-    batch = cache.plan([CachedSequence() for _ in prompts], prompts, all_logits=True)
+    batch = SequencePlanner.of(cache).plan([CachedSequence() for _ in prompts], prompts, all_logits=True)
     together = np.split(run_model(spec, NativeOps(weights, cache), batch), batch.query_starts[1:-1])
     for prompt, logits in zip(prompts, together, strict=True):
         np.testing.assert_allclose(logits, run(model, prompt), atol=1e-5)
@@ -65,9 +67,10 @@ def test_any_cutting_of_a_sequence_gives_the_same_logits(model: tuple[ModelSpec,
     expected = run(model, TOKENS)
     for cuts in ([1, 1, 1, 1, 1, 1], [2, 4], [5, 1]):
         cache = KVCache(spec.blocks, num_blocks=4, block_size=4)
-        ops, sequence, start, rows = NativeOps(weights, cache), CachedSequence(), 0, []
+        ops, planner, sequence = NativeOps(weights, cache), SequencePlanner.of(cache), CachedSequence()
+        start, rows = 0, []
         for count in cuts:
-            batch = cache.plan([sequence], [TOKENS[start : start + count]], all_logits=True)
+            batch = planner.plan([sequence], [TOKENS[start : start + count]], all_logits=True)
             rows.append(run_model(spec, ops, batch))
             start += count
         np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-5)
@@ -77,6 +80,6 @@ def test_only_the_rows_that_are_wanted_reach_the_head(model: tuple[ModelSpec, Pr
     spec, weights = model
     cache = KVCache(spec.blocks, num_blocks=4)
     ops = NativeOps(weights, cache)
-    x = run_blocks(spec, ops, cache.plan([CachedSequence()], [TOKENS]))
+    x = run_blocks(spec, ops, SequencePlanner.of(cache).plan([CachedSequence()], [TOKENS]))
     assert x.shape == (1, spec.hidden_size)
     np.testing.assert_allclose(run_head(spec, ops, x), run(model, TOKENS)[-1:], atol=1e-5)

@@ -14,9 +14,10 @@ from flyweight.models import read_spec
 from flyweight.models.spec import BlockSpec, EmbeddingSpec, LinearGroup, LinearSpec
 from flyweight.runtime import prepared
 from flyweight.runtime.decoder import run_block
-from flyweight.runtime.kv_cache import CachedSequence, KVCache
+from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.native_ops import NativeOps, PreparedBlock, PreparedWeights
 from flyweight.runtime.prepared import base_compute, fuse, linear_compute
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from tests.support.checkpoints import tiny_llama_config, write_tiny_llama
 
 FORMATS = [
@@ -118,7 +119,7 @@ def test_one_block_runs_alone_as_within_its_model(tmp_path: Path) -> None:
     outputs = []
     for packed, blocks in ((alone, [block]), (whole, spec.blocks)):
         cache = KVCache(blocks, num_blocks=4)
-        batch = cache.plan([CachedSequence()], [[5] * 6])
+        batch = SequencePlanner.of(cache).plan([CachedSequence()], [[5] * 6])
         outputs.append(run_block(block, NativeOps(packed, cache), x, batch))
     np.testing.assert_array_equal(*outputs)
     with pytest.raises(UsageError, match="one block alone has no embedding"):

@@ -19,7 +19,7 @@ from flyweight.formats import IntGroup  # noqa: E402
 from flyweight.models import read_spec  # noqa: E402
 from flyweight.models.spec import ModelSpec  # noqa: E402
 from flyweight.runtime.decoder import run_model  # noqa: E402
-from flyweight.runtime.kv_cache import CachedSequence, KVCache  # noqa: E402
+from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner  # noqa: E402
 from flyweight.runtime.torch_ops import TorchCache, TorchOps  # noqa: E402
 
 TOKENS = [[5, 9, 77, 3, 41, 18, 60, 7, 7, 120, 33], [8, 64, 2, 19]]
@@ -47,8 +47,8 @@ def opened(folder: Path) -> tuple[ModelSpec, Weights]:
     return spec, Weights.open(checkpoint, spec)
 
 
-def planner() -> KVCache:
-    return KVCache((), num_blocks=12, block_size=4)
+def planner() -> SequencePlanner:
+    return SequencePlanner(FreeBlocks(12), block_size=4)
 
 
 def whole_logits(spec: ModelSpec, ops: TorchOps) -> torch.Tensor:

@@ -10,7 +10,8 @@ from typing import Self
 from flyweight.formats.base import Array
 from flyweight.models.spec import BlockSpec, ModelSpec
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.kv_cache import BLOCK_SIZE, CachedSequence, KVCache
+from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 
 PIECE_VALUES = 1 << 22  # of the widest activation in a piece
 FEWEST_TOKENS_AT_ONCE, MOST_TOKENS_AT_ONCE = 512, 4096
@@ -65,8 +66,7 @@ class Sequences:
         for first in range(0, self.count, self.sequences_at_once):
             count = min(self.sequences_at_once, self.count - first)
             if count not in made:
-                owners = [CachedSequence() for _ in range(count)]
-                made[count] = cache.plan(owners, [placeholder] * count)
-                for owner in owners:
-                    cache.release(owner)
+                made[count] = SequencePlanner.of(cache).plan(
+                    [CachedSequence() for _ in range(count)], [placeholder] * count
+                )
             yield Piece(start=first * self.length, stop=(first + count) * self.length, batch=made[count])

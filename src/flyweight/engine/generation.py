@@ -16,7 +16,7 @@ from flyweight.engine.stop_strings import StopStrings
 from flyweight.errors import UsageError
 from flyweight.formats.base import Array
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.kv_cache import CachedSequence, KVCache
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from flyweight.tokenizer import Detokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -172,7 +172,7 @@ class _Row:
 def run_answers(
     answers: Sequence[Answer],
     forward: Callable[[Batch], Array],
-    cache: KVCache,
+    cache: SequencePlanner,
     *,
     batch_size: int,
     step_tokens: int,
@@ -212,7 +212,7 @@ def run_answers(
             cache.release(row.sequence)
 
 
-def _admit(waiting: deque[tuple[int, Answer]], running: list[_Row], cache: KVCache, batch_size: int) -> None:
+def _admit(waiting: deque[tuple[int, Answer]], running: list[_Row], cache: SequencePlanner, batch_size: int) -> None:
     while waiting and len(running) < batch_size:
         index, answer = waiting[0]
         if running and cache.blocks_needed(answer.max_length) > cache.num_free_blocks:

@@ -17,8 +17,9 @@ from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.batch import Batch
-from flyweight.runtime.kv_cache import CachedSequence, KVCache
+from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.runner import Runner
+from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from flyweight.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -61,7 +62,7 @@ class LanguageModel:
         self.description = description
         self._tokenizer = tokenizer
         self._runner = runner
-        self._cache = cache
+        self._cache = SequencePlanner.of(cache)
         # Frequencies that follow the length of the sequence would differ between the chunks of one prompt.
         has_moving_rope = any(
             block.attention.rope is not None and block.attention.rope.kind in ("dynamic", "longrope")
@@ -245,7 +246,7 @@ def _is_ids(prompt: Prompt) -> bool:
 
 
 def _steps(
-    lengths: Sequence[int], chunk_tokens: int, cache: KVCache, *, whole: bool
+    lengths: Sequence[int], chunk_tokens: int, cache: SequencePlanner, *, whole: bool
 ) -> Iterator[list[tuple[int, int, int]]]:
     """Pieces (sequence, start, stop) of all sequences in order, put together to steps.
 

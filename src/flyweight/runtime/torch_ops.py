@@ -31,7 +31,7 @@ class TorchCache:
 
     ``keys[i]`` and ``values[i]`` belong to decoder block i and have shape
     (num_blocks * block_size, num_kv_heads, head_dim): a batch's slots index them directly. Which sequence owns
-    which block is planned elsewhere (``KVCache`` with no layers plans without storing).
+    which block is planned elsewhere (``runtime.sequences``).
     """
 
     def __init__(
