@@ -20,7 +20,8 @@ def main() -> None:
     print("# Commands\n\nPrinted by `scripts/print_cli_reference.py`; a test keeps it current.\n")
     print(f"```text\n{help_text()}\n```")
     for verb in VERBS:
-        print(f"\n## flyweight {verb}\n\n```text\n{help_text(verb)}\n```")
+        for words in ([verb], *([verb, name] for name in app[verb] if not name.startswith("-"))):
+            print(f"\n## flyweight {' '.join(words)}\n\n```text\n{help_text(*words)}\n```")
 
 
 if __name__ == "__main__":

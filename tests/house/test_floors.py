@@ -13,7 +13,7 @@ FLOORS = [
     {"runtime"},
     {"engine"},
     {"compression", "evaluation"},
-    {"shipping"},
+    {"shipping", "bench"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS, 1) for name in names}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
+from flyweight.cli.bench import bench
 from flyweight.cli.chat import chat
 from flyweight.cli.compress import compress
 from flyweight.cli.demo import demo
@@ -27,9 +28,11 @@ app = cyclopts.App(
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
 COMMANDS = (compress, evaluate, generate, chat, inspect, demo)
-VERBS = tuple(command.__name__ for command in COMMANDS)
+VERBS = (*(command.__name__ for command in COMMANDS), "bench")
 for command in COMMANDS:
     app.command(command, sort_key=VERBS.index(command.__name__))
+bench.sort_key = VERBS.index("bench")
+app.command(bench)  # has commands of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
