@@ -108,7 +108,7 @@ def test_a_peer_that_cannot_be_read_is_refused(text: str) -> None:
 
 
 def test_unknown_peers_and_missing_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'llama.cpp'"):
+    with pytest.raises(UsageError, match=r"did you mean 'llama\.cpp'"):
         open_peers(["llamacpp=a:b"])
     with pytest.raises(UsageError, match="does not exist"):
         open_peers([f"vllm={tmp_path / 'python'}:{tmp_path}"])

@@ -22,7 +22,8 @@ from flyweight.bench.tasks import (
 LOOP = Path(__file__).with_name("inside") / "worker_loop.py"
 PROTOCOL = (
     "in process, token ids in, greedy, one process per task; a depth is a prompt computed before, found again by the "
-    "prefix cache; one unmeasured warm-up; prefill is the time to the first token, decode the time from the first token to the last"
+    "prefix cache; one unmeasured warm-up; prefill is the time to the first token, decode from the first token "
+    "to the last"
 )
 
 

@@ -1,1 +1,1 @@
-"""What runs inside the processes of engines, each file in the engine's own environment; only ``worker_loop`` is shared."""
+"""What runs inside the processes of engines, in their own environments; only ``worker_loop`` is shared."""
