@@ -7,7 +7,8 @@
     │   ├── RecipeError             a compression recipe or rule that cannot be applied
     │   ├── DataError               calibration or evaluation text that cannot be used
     │   └── ResourceError           memory or disk that would not suffice
-    └── KernelError                 the native side refused (a capability this CPU lacks, a bad setting)
+    ├── KernelError                 the native side refused (a capability this CPU lacks, a bad setting)
+    └── IntegrityError              accounts that contradict themselves: a fault of this package
 
 This module knows nothing of the rest of the package.
 """
@@ -46,6 +47,10 @@ class ResourceError(UsageError):
 
 class KernelError(FlyweightError):
     """The native side refused: a capability this CPU lacks or a setting it cannot follow."""
+
+
+class IntegrityError(FlyweightError):
+    """Accounts that contradict themselves, by a fault of this package; the message names the contradiction."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,366 @@
+"""The engine: requests of token ids in, events of token ids out, one step at a time.
+
+It owns the block pool, the queue and the requests; the scheduler decides, the forward pass computes, the samplers
+choose. It knows neither texts nor HTTP nor how logits are computed. One thread owns it: every call comes from there.
+"""
+
+import time
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from flyweight.engine.block_pool import BlockPool
+from flyweight.engine.holdings import Holdings
+from flyweight.engine.metrics import EngineMetrics
+from flyweight.engine.proposer import (
+    NO_DRAFT,
+    AcceptanceRule,
+    DraftOutcome,
+    DraftWanted,
+    Proposer,
+    accept_what_would_be_chosen,
+)
+from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, check_room, namespace_of
+from flyweight.engine.sampling import Sampler
+from flyweight.engine.scheduler import (
+    Chunk,
+    Scheduler,
+    SchedulerPolicy,
+    SchedulerState,
+    StepBudget,
+    StepPlan,
+)
+from flyweight.errors import FlyweightError, ResourceError, UsageError
+from flyweight.formats.base import Array
+from flyweight.runtime.batch import Batch
+from flyweight.runtime.sequences import BatchRow, make_batch
+
+Trace = Callable[[SchedulerState, StepBudget, StepPlan], None]
+
+
+class Engine:
+    """Answers requests.
+
+    Args:
+        forward: logits float32 (outputs, vocab) of a batch's ``output_rows``, of which there may be none.
+        num_blocks, block_size: of the key-value cache that ``forward`` uses; all of it is the engine's.
+        budget: what a step may do, unless ``step`` is told otherwise.
+        context_length: tokens that a prompt and its answer may have together.
+        proposer: guesses tokens ahead; ``acceptance`` is the rule that verifies them.
+        trace: is told every plan and what it was made from, which can be replayed.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Batch], Array],
+        *,
+        num_blocks: int,
+        block_size: int,
+        budget: StepBudget,
+        context_length: int,
+        policy: SchedulerPolicy | None = None,
+        proposer: Proposer | None = None,
+        acceptance: AcceptanceRule = accept_what_would_be_chosen,
+        trace: Trace | None = None,
+    ) -> None:
+        self.budget = budget
+        self.context_length = context_length
+        self.pool = BlockPool(num_blocks=num_blocks, block_size=block_size)
+        self._forward = forward
+        self._holdings = Holdings(self.pool)
+        self._scheduler = Scheduler(
+            policy if policy is not None else SchedulerPolicy(), num_blocks=num_blocks, block_size=block_size
+        )
+        self._block_size = block_size
+        self._proposer = proposer
+        self._acceptance = acceptance
+        self._trace = trace
+        self._requests: dict[int, LiveRequest] = {}
+        self._running: dict[int, LiveRequest] = {}
+        self._waiting: list[LiveRequest] = []  # in order of priority and arrival
+        self._next_id = 0
+        self._finished: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+        self._step_seconds = self._last_step_seconds = 0.0
+        self._last_step_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, request: Request) -> int:
+        """Take a request into the queue; returns its id.
+
+        Raises:
+            UsageError: when the prompt is empty or leaves no room in the context.
+            ResourceError: when it could never fit into the cache.
+        """
+        return self._add(request, namespace_of(request), request.options.seed)
+
+    def add_samples(self, request: Request, count: int) -> tuple[int, ...]:
+        """Take ``count`` requests for different answers to one prompt, whose blocks they share; returns their ids.
+
+        The first is computed, the others find its full blocks (also without prefix caching, which then ends with
+        these) and compute the last, partial one themselves. Seeds count up from the request's.
+
+        Raises:
+            UsageError, ResourceError: as ``add``; then none is taken.
+        """
+        if count < 1:
+            raise UsageError(f"{count} samples are not allowed; choose 1 or more")
+        namespace = namespace_of(request)
+        if namespace is None and count > 1:
+            namespace = f"samples {self._next_id}"
+        seed = request.options.seed
+        return tuple(self._add(request, namespace, None if seed is None else seed + place) for place in range(count))
+
+    def _add(self, request: Request, namespace: str | None, seed: int | None) -> int:
+        check_room(len(request.token_ids), self.context_length)
+        longest = min(len(request.token_ids) + request.options.max_tokens, self.context_length)
+        self._scheduler.check_fits(longest)
+        live = LiveRequest(
+            id=self._next_id,
+            request=request,
+            namespace=namespace,
+            longest=longest,
+            sampler=Sampler(replace(request.options, seed=seed), request.token_ids),
+            arrived=time.perf_counter(),
+            known=list(request.token_ids),
+        )
+        self._next_id += 1
+        self._requests[live.id] = live
+        insort(self._waiting, live, key=lambda one: one.order)
+        return live.id
+
+    def abort(self, request: int) -> bool:
+        """End a request now and give its blocks back; no event follows. False when it has ended already."""
+        live = self._requests.get(request)
+        if live is None:
+            return False
+        self._end(live, "abort")
+        return True
+
+    def step(self, budget: StepBudget | None = None) -> list[Event]:
+        """Compute one step; the news it brought, in the order of the batch. Empty at once when there is nothing to do.
+
+        When the forward pass raises, no token is lost: a next step computes the same again.
+
+        Raises:
+            ResourceError: when no request can go on because others than the engine hold the cache.
+        """
+        if not self._requests:
+            return []
+        began = time.perf_counter()
+        budget = budget if budget is not None else self.budget
+        self._propose(budget)
+        state = self._snapshot(budget)
+        plan = self._scheduler.plan(state, budget)
+        if self._trace is not None:
+            self._trace(state, budget, plan)
+        self._apply(plan, began)
+        if not plan.chunks:
+            if plan.preempted:
+                return []
+            raise ResourceError(
+                f"no request can go on: of {self.pool.num_blocks} cache blocks {self.pool.num_free} are free, and "
+                "what holds the others is not a request"
+            )
+        logits = self._forward(self._batch(plan.chunks))
+        return self._commit(plan.chunks, logits, began)
+
+    def metrics(self) -> EngineMetrics:
+        return EngineMetrics(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            num_blocks=self.pool.num_blocks,
+            held_blocks=self.pool.num_blocks - self.pool.num_free,
+            findable_blocks=self.pool.num_findable,
+            prefix=self.pool.statistics,
+            preemptions=self._totals["preemptions"],
+            prompt_tokens=self._totals["prompt_tokens"],
+            answer_tokens=self._totals["answer_tokens"],
+            computed_tokens=self._totals["computed_tokens"],
+            draft_tokens=self._totals["draft_tokens"],
+            accepted_tokens=self._totals["accepted_tokens"],
+            finished=dict(self._finished),
+            steps=self._totals["steps"],
+            step_seconds=self._step_seconds,
+            last_step_seconds=self._last_step_seconds,
+            last_step_tokens=self._last_step_tokens,
+        )
+
+    def forget_prefixes(self) -> None:
+        """Forget the cached prefixes that no request holds."""
+        self.pool.forget()
+
+    def check_integrity(self) -> None:
+        """Look for contradictions between the requests and the pool.
+
+        Raises:
+            IntegrityError: naming the first that is found.
+        """
+        self.pool.check_integrity([live.blocks for live in self._requests.values()])
+
+    # What the scheduler sees
+
+    def _propose(self, budget: StepBudget) -> None:
+        if self._proposer is None:
+            return
+        wanted = [
+            DraftWanted(id=live.id, token_ids=live.known, most=most, sampler=live.sampler)
+            for live in self._running.values()
+            if live.is_decoding and (most := min(live.longest - len(live.known) - 1, budget.tokens - 1)) > 0
+        ]
+        if not wanted:
+            return
+        for one, draft in zip(wanted, self._proposer.propose(wanted), strict=True):
+            self._running[one.id].draft = draft.cut(one.most)
+
+    def _snapshot(self, budget: StepBudget) -> SchedulerState:
+        places = max(0, budget.sequences - len(self._running))
+        # More than can begin, since some may have to wait for a prefix that another computes.
+        candidates = self._waiting[: 2 * places]
+        return SchedulerState(
+            running=tuple(self._holdings.state(live) for live in self._running.values()),
+            waiting=tuple(self._holdings.state(live) for live in candidates),
+            free_blocks=self.pool.num_free,
+        )
+
+    # What a plan does
+
+    def _apply(self, plan: StepPlan, now: float) -> None:
+        for request in plan.preempted:
+            self._preempt(self._running[request])
+        for request in plan.admitted:
+            self._begin(self._requests[request], now)
+        for chunk in plan.chunks:
+            self._holdings.hold_found(self._running[chunk.id], chunk.found)
+        for chunk in plan.chunks:
+            self._holdings.grow(self._running[chunk.id], chunk.start + chunk.count)
+
+    def _begin(self, live: LiveRequest, now: float) -> None:
+        self._waiting.remove(live)
+        self._running[live.id] = live
+        if not live.preemptions:
+            live.began = now
+            self._totals["prompt_tokens"] += live.num_prompt
+            if live.namespace is not None:
+                self.pool.count(queries=live.num_prompt, hits=0)
+
+    def _preempt(self, live: LiveRequest) -> None:
+        """Take all blocks of a running request; it waits where it stood, and computes again what is evicted."""
+        self._release(live)
+        live.preemptions += 1
+        insort(self._waiting, live, key=lambda one: one.order)
+        self._totals["preemptions"] += 1
+
+    def _release(self, live: LiveRequest) -> None:
+        self._holdings.release(live)
+        live.draft = NO_DRAFT
+        del self._running[live.id]
+        if self._proposer is not None:
+            self._proposer.forget(live.id)
+
+    def _batch(self, chunks: Sequence[Chunk]) -> Batch:
+        rows = []
+        for chunk in chunks:
+            live = self._running[chunk.id]
+            stop = chunk.start + chunk.count - chunk.drafts
+            rows.append(
+                BatchRow(
+                    token_ids=[*live.known[chunk.start : stop], *live.draft.token_ids[: chunk.drafts]],
+                    start=chunk.start,
+                    blocks=live.blocks,
+                    num_outputs=1 + chunk.drafts if stop == len(live.known) else 0,
+                )
+            )
+        return make_batch(rows, self._block_size)
+
+    # What a step brought
+
+    def _commit(self, chunks: Sequence[Chunk], logits: Array, began: float) -> list[Event]:
+        seconds = time.perf_counter() - began
+        events: list[Event] = []
+        outcomes: list[DraftOutcome] = []
+        row = 0
+        for chunk in chunks:
+            live = self._running[chunk.id]
+            live.spend(seconds)
+            live.computed = chunk.start + chunk.count - chunk.drafts
+            if live.computed < len(live.known):
+                self._holdings.enter(live)
+                continue
+            rows, row = logits[row : row + 1 + chunk.drafts], row + 1 + chunk.drafts
+            try:
+                chosen = self._choose(live, rows, chunk.drafts)
+            except FlyweightError as error:
+                events.append(self._finish(live, (), "error", error))
+                continue
+            if chunk.drafts:
+                outcomes.append(DraftOutcome(id=live.id, proposed=chunk.drafts, accepted=len(chosen) - 1))
+            events.append(self._extend(live, chosen))
+        tokens = sum(chunk.count for chunk in chunks)
+        self._count_step(tokens, time.perf_counter() - began)
+        if self._proposer is not None:
+            self._proposer.observe(outcomes, batch_tokens=tokens, seconds=self._last_step_seconds)
+        return events
+
+    def _choose(self, live: LiveRequest, rows: Array, drafts: int) -> list[int]:
+        """The tokens that follow a request's newest one, by the logits after it and after each guess."""
+        if not drafts:
+            return [live.sampler.choose(rows[0])]
+        chosen = self._acceptance(live.sampler, rows, live.draft.cut(drafts))
+        live.draft_tokens += drafts
+        live.accepted_tokens += len(chosen) - 1
+        self._totals["draft_tokens"] += drafts
+        self._totals["accepted_tokens"] += len(chosen) - 1
+        return chosen
+
+    def _extend(self, live: LiveRequest, chosen: Sequence[int]) -> Event:
+        """Append chosen tokens up to the one that ends the answer; keep what is computed of them."""
+        if len(live.known) == live.num_prompt:
+            live.first_token = time.perf_counter()
+        live.draft = NO_DRAFT
+        stop_ids = frozenset() if live.request.options.ignore_eos else live.request.stop_ids
+        fresh: list[int] = []
+        reason: FinishReason | None = None
+        for token in chosen:
+            fresh.append(token)
+            if token in stop_ids:
+                reason = "stop"
+            elif len(live.known) + len(fresh) >= live.longest:
+                reason = "length"
+            if reason is not None:
+                break
+        live.known.extend(fresh)
+        live.computed += len(fresh) - 1
+        self._totals["answer_tokens"] += len(fresh)
+        self._holdings.enter(live)
+        if reason is not None:
+            return self._finish(live, tuple(fresh), reason)
+        self._holdings.trim(live)
+        return Event(id=live.id, token_ids=tuple(fresh))
+
+    def _finish(
+        self, live: LiveRequest, token_ids: tuple[int, ...], reason: FinishReason, error: FlyweightError | None = None
+    ) -> Event:
+        self._end(live, reason)
+        return Event(
+            id=live.id, token_ids=token_ids, reason=reason, record=live.record(time.perf_counter()), error=error
+        )
+
+    def _end(self, live: LiveRequest, reason: FinishReason | Literal["abort"]) -> None:
+        if live.id in self._running:
+            self._release(live)
+        else:
+            self._waiting.remove(live)
+        del self._requests[live.id]
+        self._finished[reason] += 1
+
+    def _count_step(self, tokens: int, seconds: float) -> None:
+        self._totals["steps"] += 1
+        self._totals["computed_tokens"] += tokens
+        self._step_seconds += seconds
+        self._last_step_seconds, self._last_step_tokens = seconds, tokens

@@ -1,0 +1,85 @@
+"""How a request's blocks follow its tokens: found in the prefix cache, taken, entered when full, trimmed, given back.
+
+It changes the pool and the request together, so that their accounts agree. It decides nothing.
+"""
+
+from collections.abc import Sequence
+
+from flyweight.engine.block_pool import BlockPool, Parent
+from flyweight.engine.request import LiveRequest
+from flyweight.engine.scheduler import RequestState
+
+
+class Holdings:
+    """The blocks of all requests over one pool."""
+
+    def __init__(self, pool: BlockPool) -> None:
+        self._pool = pool
+        self._block_size = pool.block_size
+
+    def state(self, live: LiveRequest) -> RequestState:
+        """A request for the scheduler, with what the prefix cache holds of its missing tokens."""
+        found: list[int] = []
+        next_content = None
+        if live.namespace is not None and not live.is_decoding:
+            first = live.num_entered
+            # The last known token is always computed: its logits are wanted.
+            last = (len(live.known) - 1) // self._block_size
+            parent = self._parent(live)
+            found = self._pool.find(parent, (live.content(place, self._block_size) for place in range(first, last)))
+            following = first + len(found)
+            if (following + 1) * self._block_size <= len(live.known):
+                parent = self._pool.serial(found[-1]) if found else parent
+                next_content = (parent, live.content(following, self._block_size))
+        return live.state(
+            blocks=tuple(live.blocks),
+            found=tuple(found),
+            found_free=sum(map(self._pool.is_free, found)),
+            next_content=next_content,
+        )
+
+    def hold_found(self, live: LiveRequest, found: Sequence[int]) -> None:
+        """Hold findable blocks in place of a request's blocks behind those it has entered."""
+        if not found:
+            return
+        self._pool.share(found)
+        self._pool.release(live.blocks[live.num_entered :])
+        live.blocks[live.num_entered :] = found
+        live.num_entered = len(live.blocks)
+        before, live.computed = live.computed, live.num_entered * self._block_size
+        if not live.preemptions:
+            live.cached_tokens += live.computed - before
+            self._pool.count(queries=0, hits=live.computed - before)
+
+    def grow(self, live: LiveRequest, num_tokens: int) -> None:
+        """Take the blocks that so many tokens need."""
+        missing = -(-num_tokens // self._block_size) - len(live.blocks)
+        if missing > 0:
+            live.blocks.extend(self._pool.take(missing))
+
+    def enter(self, live: LiveRequest) -> None:
+        """Make the blocks that have become full findable; what another has entered before is held instead."""
+        if live.namespace is None:
+            return
+        while (live.num_entered + 1) * self._block_size <= live.computed:
+            place = live.num_entered
+            content = live.content(place, self._block_size)
+            live.blocks[place] = self._pool.enter(live.blocks[place], self._parent(live), content)
+            live.num_entered += 1
+
+    def trim(self, live: LiveRequest) -> None:
+        """Give back blocks behind the last computed token, which held wrong guesses."""
+        needed = -(-live.computed // self._block_size)
+        self._pool.release(live.blocks[needed:])
+        del live.blocks[needed:]
+
+    def release(self, live: LiveRequest) -> None:
+        """Give back all blocks; nothing of the request is computed then."""
+        self._pool.release(live.blocks)
+        live.blocks.clear()
+        live.computed = live.num_entered = 0
+
+    def _parent(self, live: LiveRequest) -> Parent:
+        """What a request's next full block follows."""
+        assert live.namespace is not None
+        return self._pool.serial(live.blocks[live.num_entered - 1]) if live.num_entered else live.namespace
