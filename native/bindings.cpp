@@ -2,11 +2,14 @@
 // here the types are fixed, the lock of the interpreter is let go and the operation is called.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
+#include <tuple>
 
 #include "dispatch.h"
 #include "operations.h"
@@ -58,6 +61,27 @@ LinearHandle prepare_int_group(const In<int8_t> &codes, const In<float> &scales,
   const nb::gil_scoped_release release;
   return LinearHandle::int_group(codes.data(), scales.data(), data_or_null(zero_points), size(codes.shape(0)), size(codes.shape(1)), group,
                                  activation_group, four_bits, compute);
+}
+
+using Kind = std::tuple<Storage, Compute, int64_t, int64_t, int64_t, int64_t, bool>; // the fields of PackedKind in order
+
+PackedKind kind_of(const Kind &k) {
+  return {std::get<0>(k), std::get<1>(k), std::get<2>(k), std::get<3>(k), std::get<4>(k), std::get<5>(k), std::get<6>(k)};
+}
+
+LinearHandle view_linear(const Kind &kind, const In<uint8_t> &values, const In<uint8_t> &scales, const In<uint8_t> &zero_points) {
+  const auto bytes = [](const In<uint8_t> &part) { return reinterpret_cast<const std::byte *>(part.data()); };
+  return LinearHandle::view(kind_of(kind), {bytes(values), bytes(scales), bytes(zero_points)});
+}
+
+// The packed bytes as read-only arrays that keep the handle alive.
+nb::list linear_parts(const nb::object &self) {
+  const LinearHandle &handle = nb::cast<const LinearHandle &>(self);
+  const auto bytes = LinearHandle::part_bytes(handle.kind());
+  nb::list parts;
+  for (size_t i = 0; i < LinearHandle::kParts; ++i)
+    parts.append(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(handle.parts()[i], {static_cast<size_t>(bytes[i])}, self));
+  return parts;
 }
 
 void linear_call(const Rows<const float> &x, const LinearHandle &handle, const Maybe<In<float>> &bias, const Rows<float> &out) {
@@ -125,7 +149,8 @@ void gptq_block_call(const Out<float> &weight, const In<float> &inverse_cholesky
 } // namespace
 
 NB_MODULE(_native, m) {
-  nb::enum_<Storage>(m, "Storage").value("float32", Storage::kFloat32).value("float16", Storage::kFloat16).value("bfloat16", Storage::kBfloat16);
+  nb::enum_<Storage>(m, "Storage").value("float32", Storage::kFloat32).value("float16", Storage::kFloat16).value("bfloat16", Storage::kBfloat16)
+      .value("uint4", Storage::kUint4).value("uint8", Storage::kUint8);
   nb::enum_<Compute>(m, "Compute").value("float32", Compute::kFloat32).value("bfloat16", Compute::kBfloat16).value("int8", Compute::kInt8);
   nb::enum_<Activation>(m, "Activation").value("silu", Activation::kSilu).value("gelu_tanh", Activation::kGeluTanh).value("gelu", Activation::kGelu);
   nb::enum_<CacheType>(m, "CacheType").value("float32", CacheType::kFloat32).value("float16", CacheType::kFloat16).value("bfloat16", CacheType::kBfloat16);
@@ -133,6 +158,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("in_features", [](const LinearHandle &h) { return h.weight().in_features; })
       .def_prop_ro("out_features", [](const LinearHandle &h) { return h.weight().out_features; })
       .def_prop_ro("nbytes", &LinearHandle::nbytes)
+      .def_prop_ro("kind", [](const LinearHandle &h) {
+        const PackedKind &k = h.kind();
+        return Kind(k.storage, k.compute, k.out_features, k.in_features, k.group, k.activation_group, k.has_zero_points);
+      })
       .def_prop_ro("compute", [](const LinearHandle &h) { return name_of(h.weight().compute); })
       .def_prop_ro("storage", [](const LinearHandle &h) { return name_of(h.weight().storage); });
 
@@ -160,6 +189,11 @@ NB_MODULE(_native, m) {
   m.def("prepare_plain", &prepare_plain, "weight"_a.noconvert(), "source"_a, "compute"_a);
   m.def("prepare_int_group", &prepare_int_group, "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert().none(), "group"_a,
         "activation_group"_a, "four_bits"_a, "compute"_a);
+  m.attr("layout_version") = kLayoutVersion;
+  m.def("linear_parts", &linear_parts, "handle"_a);
+  m.def("part_bytes", [](const Kind &kind) { return LinearHandle::part_bytes(kind_of(kind)); }, "kind"_a);
+  m.def("view_linear", &view_linear, "kind"_a, "values"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert(), nb::keep_alive<0, 2>(),
+        nb::keep_alive<0, 3>(), nb::keep_alive<0, 4>());
   m.def("linear", &linear_call, "x"_a.noconvert(), "handle"_a, "bias"_a.noconvert().none(), "out"_a.noconvert());
   m.def("rms_norm", &rms_norm_call, "x"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(), "epsilon"_a, "weight_offset"_a);
   m.def("rope", &rope_call, "x"_a.noconvert(), "cosine"_a.noconvert(), "sine"_a.noconvert(), "out"_a.noconvert());
@@ -171,6 +205,10 @@ NB_MODULE(_native, m) {
   m.def("attend", &attend_call, "q"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "cache_type"_a,
         "block_tables"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "out"_a.noconvert(), "scale"_a,
         "softcap"_a, "window"_a);
+  m.def("unpack_codes", [](const In<int32_t> &packed, int bits, const Out<int8_t> &codes) {
+    const nb::gil_scoped_release release;
+    unpack_codes(reinterpret_cast<const uint8_t *>(packed.data()), size(packed.shape(1)) * 4, bits, size(codes.shape(0)), size(codes.shape(1)), codes.data());
+  }, "packed"_a.noconvert(), "bits"_a, "codes"_a.noconvert());
   m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),
         "zero_points"_a.noconvert(), "group_index"_a.noconvert(), "minimum"_a, "maximum"_a, "recompute"_a, "symmetric"_a, "scale_type"_a,
         "codes"_a.noconvert(), "errors"_a.noconvert(), "losses"_a.noconvert());

@@ -20,6 +20,9 @@ void cap(const float *x, float *out, float scale, float softcap, int64_t count);
 void cache_write(const float *k, const float *v, void *key_cache, void *value_cache, CacheType type, const int64_t *slots,
                  int64_t tokens, int64_t width);
 void attend(const AttendArguments &arguments, int64_t num_sequences);
+// packed: rows of row_bytes that hold `columns` elements of `bits` bits (2 to 8) as one little-endian stream, unsigned with an
+// offset of 2^(bits - 1); codes: rows x columns, signed.
+void unpack_codes(const uint8_t *packed, int64_t row_bytes, int bits, int64_t rows, int64_t columns, int8_t *codes);
 void gptq_block(const GptqArguments &arguments, int64_t rows);
 
 } // namespace flyweight

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from flyweight import kernels
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 WORD_BITS = 32
@@ -48,24 +50,7 @@ def pack(codes: Array, bits: int) -> Array:
 
 def unpack(packed: Array, bits: int, columns: int) -> Array:
     """The int8 codes (rows, columns) that :func:`pack` stored in int32 (rows, packed_length(columns))."""
-    rows, words = packed.shape
-    lanes = -(-columns // LANE)
-    codes = np.empty((rows, columns), np.int8)
-    mask, offset = np.uint64((1 << bits) - 1), np.uint8(1 << (bits - 1))
-    for begin, end in _row_ranges(rows, columns):
-        count = end - begin
-        stored = np.ascontiguousarray(packed[begin:end]).astype("<i4", copy=False).view(np.uint8)
-        stream = np.zeros((count, lanes * bits), np.uint8)
-        used = min(words * 4, lanes * bits)
-        stream[:, :used] = stored[:, :used]
-        spread = np.zeros((count, lanes, 8), np.uint8)
-        spread[:, :, :bits] = stream.reshape(count, lanes, bits)
-        accumulated = spread.view("<u8").reshape(count, lanes)
-        for element in range(min(LANE, columns)):
-            values = (((accumulated >> np.uint64(element * bits)) & mask).astype(np.uint8) - offset).view(np.int8)
-            target = codes[begin:end, element::LANE]
-            target[...] = values[:, : target.shape[1]]
-    return codes
+    return kernels.unpack_codes(np.ascontiguousarray(packed), bits, columns)
 
 
 def padded_length(count: int, bits: int) -> int:

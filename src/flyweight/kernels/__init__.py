@@ -8,10 +8,12 @@ This package knows no model, no file and no storage format beyond the arrays it 
 
 from flyweight.kernels._native import LinearHandle
 from flyweight.kernels.attention import attend, cache_write
+from flyweight.kernels.codes import unpack_codes
 from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
+from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_kind, packed_parts, view_packed
 from flyweight.kernels.selection import (
     available_isas,
     batch_invariant,
@@ -24,8 +26,10 @@ from flyweight.kernels.selection import (
 )
 
 __all__ = [
+    "LAYOUT_VERSION",
     "GptqBlock",
     "LinearHandle",
+    "PackedKind",
     "ScaleRule",
     "act_mul",
     "activation_group",
@@ -38,14 +42,18 @@ __all__ = [
     "gptq_block",
     "isa",
     "linear",
+    "packed_kind",
+    "packed_parts",
     "prepare_int_group",
     "prepare_plain",
     "rms_norm",
     "rope",
     "thread_count",
+    "unpack_codes",
     "use_batch_invariant",
     "use_isa",
     "use_threads",
+    "view_packed",
 ]
 
 select_or_refuse()

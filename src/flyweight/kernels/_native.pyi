@@ -8,6 +8,8 @@ class Storage:
     float32: Storage
     float16: Storage
     bfloat16: Storage
+    uint4: Storage
+    uint8: Storage
 
 class Compute:
     float32: Compute
@@ -25,7 +27,7 @@ class CacheType:
     bfloat16: CacheType
 
 class LinearHandle:
-    """A packed weight. It holds its own copy and serves every instruction set."""
+    """A packed weight, in memory of its own or a view of other memory. It serves every instruction set."""
 
     @property
     def in_features(self) -> int: ...
@@ -39,6 +41,13 @@ class LinearHandle:
     @property
     def storage(self) -> str:
         """``float32``, ``float16``, ``bfloat16``, ``uint8`` or ``uint4``."""
+    @property
+    def kind(self) -> Kind:
+        """What it holds: the fields of ``PackedKind`` in order."""
+
+Kind = tuple[Storage, Compute, int, int, int, int, bool]
+
+layout_version: int
 
 Array = NDArray[Any]
 
@@ -60,6 +69,9 @@ def prepare_int_group(
     four_bits: bool,
     compute: Compute,
 ) -> LinearHandle: ...
+def linear_parts(handle: LinearHandle) -> list[Array]: ...
+def part_bytes(kind: Kind) -> list[int]: ...
+def view_linear(kind: Kind, values: Array, scales: Array, zero_points: Array) -> LinearHandle: ...
 def linear(x: Array, handle: LinearHandle, bias: Array | None, out: Array) -> None: ...
 def rms_norm(x: Array, weight: Array, out: Array, epsilon: float, weight_offset: float) -> None: ...
 def rope(x: Array, cosine: Array, sine: Array, out: Array) -> None: ...
@@ -82,6 +94,7 @@ def attend(
     softcap: float,
     window: int,
 ) -> None: ...
+def unpack_codes(packed: Array, bits: int, codes: Array) -> None: ...
 def gptq_block(
     weight: Array,
     inverse_cholesky: Array,

@@ -214,3 +214,10 @@ def _min_max(members: Float32, minimum: int, maximum: int, rule: ScaleRule) -> t
 
 def _bfloat16(values: Float32) -> Float32:
     return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def unpack_codes(packed: NDArray[np.int32], bits: int, columns: int) -> NDArray[np.int8]:
+    stream = np.unpackbits(packed.astype("<i4").view(np.uint8), axis=1, bitorder="little")
+    elements = stream[:, : columns * bits].reshape(len(packed), columns, bits).astype(np.int16)
+    codes: NDArray[np.int16] = (elements << np.arange(bits, dtype=np.int16)).sum(axis=2) - (1 << (bits - 1))
+    return codes.astype(np.int8)
