@@ -13,6 +13,7 @@
 
 #include "dispatch.h"
 #include "operations.h"
+#include "program/program.h"
 #include "thread_pool.h"
 
 namespace nb = nanobind;
@@ -146,6 +147,73 @@ void gptq_block_call(const Out<float> &weight, const In<float> &inverse_cholesky
   gptq_block(a, size(weight.shape(0)));
 }
 
+using PlaceTuple = std::tuple<Region, int64_t, int64_t, int64_t>;
+using RopeTuple = std::tuple<In<float>, In<float>, In<int32_t>>; // cosine, sine, rows
+
+Place place(const PlaceTuple &given) { return {std::get<0>(given), std::get<1>(given), std::get<2>(given), std::get<3>(given)}; }
+
+void append_embed(Program &program, const AnyIn &table, Storage storage, float scale, const PlaceTuple &out) {
+  program.append(instruction::Embed{table.data(), storage, size(table.shape(0)), size(table.shape(1)), scale, place(out)});
+}
+
+void append_linear(Program &program, const LinearHandle &handle, const Maybe<In<float>> &bias, const PlaceTuple &x, const PlaceTuple &out) {
+  program.append(instruction::Linear{&handle, data_or_null(bias), place(x), place(out)});
+}
+
+void append_heads(Program &program, const PlaceTuple &x, const PlaceTuple &out, int64_t heads, int64_t head_dim, const Maybe<In<float>> &weight,
+                  float epsilon, float weight_offset, int64_t rope, int64_t rotary_dim) {
+  program.append(instruction::Heads{place(x), place(out), heads, head_dim, data_or_null(weight), epsilon, weight_offset, rope, rotary_dim});
+}
+
+void append_attend(Program &program, const PlaceTuple &q, const PlaceTuple &k, const PlaceTuple &v, const PlaceTuple &out, int64_t num_heads,
+                   const AnyOut &keys, const AnyOut &values, CacheType type, float scale, float softcap, int64_t window) {
+  AttendArguments a{};
+  a.cache_type = type, a.num_heads = num_heads, a.num_kv_heads = size(keys.shape(2)), a.head_dim = size(keys.shape(3));
+  a.block_size = size(keys.shape(1)), a.scale = scale, a.softcap = softcap, a.window = window;
+  program.append(instruction::Attend{place(q), place(k), place(v), place(out), a, keys.data(), values.data(), size(keys.shape(0))});
+}
+
+void append_act_mul(Program &program, const PlaceTuple &x, const PlaceTuple &out, int64_t width, Activation activation) {
+  program.append(instruction::ActMul{place(x), place(out), width, activation});
+}
+
+void append_add(Program &program, const PlaceTuple &x, const PlaceTuple &y, const PlaceTuple &out, int64_t width, float scale) {
+  program.append(instruction::Add{place(x), place(y), place(out), width, scale});
+}
+
+void append_cap(Program &program, const PlaceTuple &x, const PlaceTuple &out, int64_t width, float scale, float softcap) {
+  program.append(instruction::Cap{place(x), place(out), width, scale, softcap});
+}
+
+void append_select(Program &program, const PlaceTuple &x, const PlaceTuple &out, int64_t width) {
+  program.append(instruction::Select{place(x), place(out), width});
+}
+
+// False, and nothing done, if the step does not fit the program. Without logits the head is left out.
+bool program_run(Program &program, const In<int32_t> &token_ids, const In<int32_t> &query_starts, const In<int32_t> &context_lengths,
+                 const In<int32_t> &block_tables, const In<int64_t> &slots, const In<int64_t> &output_rows, const std::vector<RopeTuple> &ropes,
+                 const Out<float> &hidden, const Maybe<Out<float>> &logits, const Maybe<Out<double>> &seconds) {
+  std::vector<RopeTable> tables;
+  for (const auto &[cosine, sine, rows] : ropes) tables.push_back({cosine.data(), sine.data(), size(cosine.shape(0)), rows.data()});
+  Step step{};
+  step.tokens = size(token_ids.shape(0)), step.outputs = size(output_rows.shape(0));
+  step.sequences = size(context_lengths.shape(0)), step.max_blocks = size(block_tables.shape(1));
+  step.token_ids = token_ids.data(), step.query_starts = query_starts.data(), step.context_lengths = context_lengths.data();
+  step.block_tables = block_tables.data(), step.slots = slots.data(), step.output_rows = output_rows.data(), step.ropes = tables.data();
+  step.hidden = hidden.data(), step.logits = data_or_null(logits), step.seconds = data_or_null(seconds);
+  const nb::gil_scoped_release release;
+  if (!program.accepts(step)) return false;
+  logits ? program.run(step) : program.run_body(step);
+  return true;
+}
+
+void program_run_head(Program &program, const Out<float> &hidden, const Out<float> &logits) {
+  Step step{};
+  step.outputs = size(hidden.shape(0)), step.hidden = hidden.data(), step.logits = logits.data();
+  const nb::gil_scoped_release release;
+  program.run_head(step);
+}
+
 } // namespace
 
 NB_MODULE(_native, m) {
@@ -212,6 +280,27 @@ NB_MODULE(_native, m) {
   m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),
         "zero_points"_a.noconvert(), "group_index"_a.noconvert(), "minimum"_a, "maximum"_a, "recompute"_a, "symmetric"_a, "scale_type"_a,
         "codes"_a.noconvert(), "errors"_a.noconvert(), "losses"_a.noconvert());
+
+  nb::enum_<Region>(m, "Region").value("tokens", Region::kTokens).value("outputs", Region::kOutputs).value("hidden", Region::kHidden).value("logits", Region::kLogits);
+  // A program points into what it is given, and keeps it alive.
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<>())
+      .def("__len__", &Program::size)
+      .def("embed", &append_embed, "table"_a.noconvert(), "storage"_a, "scale"_a, "out"_a, nb::keep_alive<1, 2>())
+      .def("linear", &append_linear, "handle"_a, "bias"_a.noconvert().none(), "x"_a, "out"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+      .def("heads", &append_heads, "x"_a, "out"_a, "heads"_a, "head_dim"_a, "weight"_a.noconvert().none(), "epsilon"_a, "weight_offset"_a, "rope"_a,
+           "rotary_dim"_a, nb::keep_alive<1, 6>())
+      .def("attend", &append_attend, "q"_a, "k"_a, "v"_a, "out"_a, "num_heads"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "cache_type"_a,
+           "scale"_a, "softcap"_a, "window"_a, nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>())
+      .def("act_mul", &append_act_mul, "x"_a, "out"_a, "width"_a, "activation"_a)
+      .def("add", &append_add, "x"_a, "y"_a, "out"_a, "width"_a, "scale"_a)
+      .def("cap", &append_cap, "x"_a, "out"_a, "width"_a, "scale"_a, "softcap"_a)
+      .def("select", &append_select, "x"_a, "out"_a, "width"_a)
+      .def("begin_head", &Program::begin_head)
+      .def("run", &program_run, "token_ids"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(),
+           "block_tables"_a.noconvert(), "slots"_a.noconvert(), "output_rows"_a.noconvert(), "ropes"_a, "hidden"_a.noconvert(),
+           "logits"_a.noconvert().none(), "seconds"_a.noconvert().none())
+      .def("run_head", &program_run_head, "hidden"_a.noconvert(), "logits"_a.noconvert());
 }
 
 } // namespace flyweight

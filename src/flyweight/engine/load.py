@@ -23,6 +23,7 @@ from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
 from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
 from flyweight.runtime.native_ops import NativeOps
+from flyweight.runtime.native_program import NativeRuntime
 from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
 from flyweight.runtime.runner import OpByOp, Runner
 from flyweight.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ def load(
     backend: Backend = "native",
     cache_tokens: int | None = None,
     kv_dtype: FloatName = "float32",
+    fused: bool = True,
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a checkpoint for running.
@@ -54,6 +56,8 @@ def load(
         cache_tokens: tokens that the KV cache holds, all sequences together. Default: 16 contexts, but not more than a
             quarter of the free memory; where that is less than one context, prompts are limited to it.
         kv_dtype: how keys and values are stored.
+        fused: run each step of the native backend as one call. Without, it calls one operation after another, with the
+            same results, more slowly; the torch backend always does.
 
     Raises:
         CheckpointError: when files are missing or damaged.
@@ -88,7 +92,8 @@ def load(
     if backend == "native":
         cache = _make_cache(spec, num_blocks, kv_dtype)
         progress.start("load", len(spec.blocks) + 1)
-        runner = OpByOp(spec, NativeOps(PreparedWeights.prepare(spec, weights, compute, progress.advance), cache))
+        prepared = PreparedWeights.prepare(spec, weights, compute, progress.advance)
+        runner = NativeRuntime(spec, prepared, cache) if fused else OpByOp(spec, NativeOps(prepared, cache))
         progress.finish()
     else:
         cache = KVCache((), num_blocks=num_blocks)  # plans only: the torch side keeps keys and values itself

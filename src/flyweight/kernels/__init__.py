@@ -14,6 +14,7 @@ from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
 from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_kind, packed_parts, view_packed
+from flyweight.kernels.program import Place, Program, RegionName, RopeRows, StepArrays
 from flyweight.kernels.selection import (
     available_isas,
     batch_invariant,
@@ -30,7 +31,12 @@ __all__ = [
     "GptqBlock",
     "LinearHandle",
     "PackedKind",
+    "Place",
+    "Program",
+    "RegionName",
+    "RopeRows",
     "ScaleRule",
+    "StepArrays",
     "act_mul",
     "activation_group",
     "add",

@@ -51,6 +51,68 @@ layout_version: int
 
 Array = NDArray[Any]
 
+class Region:
+    tokens: Region
+    outputs: Region
+    hidden: Region
+    logits: Region
+
+Place = tuple[Region, int, int, int]
+"""Region, offset, stride, column."""
+
+class Program:
+    """Instructions that point into the arrays and handles they were given; these are kept alive."""
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def embed(self, table: Array, storage: Storage, scale: float, out: Place) -> None: ...
+    def linear(self, handle: LinearHandle, bias: Array | None, x: Place, out: Place) -> None: ...
+    def heads(
+        self,
+        x: Place,
+        out: Place,
+        heads: int,
+        head_dim: int,
+        weight: Array | None,
+        epsilon: float,
+        weight_offset: float,
+        rope: int,
+        rotary_dim: int,
+    ) -> None: ...
+    def attend(
+        self,
+        q: Place,
+        k: Place,
+        v: Place,
+        out: Place,
+        num_heads: int,
+        keys: Array,
+        values: Array,
+        cache_type: CacheType,
+        scale: float,
+        softcap: float,
+        window: int,
+    ) -> None: ...
+    def act_mul(self, x: Place, out: Place, width: int, activation: Activation) -> None: ...
+    def add(self, x: Place, y: Place, out: Place, width: int, scale: float) -> None: ...
+    def cap(self, x: Place, out: Place, width: int, scale: float, softcap: float) -> None: ...
+    def select(self, x: Place, out: Place, width: int) -> None: ...
+    def begin_head(self) -> None: ...
+    def run(
+        self,
+        token_ids: Array,
+        query_starts: Array,
+        context_lengths: Array,
+        block_tables: Array,
+        slots: Array,
+        output_rows: Array,
+        ropes: list[tuple[Array, Array, Array]],
+        hidden: Array,
+        logits: Array | None,
+        seconds: Array | None,
+    ) -> bool: ...
+    def run_head(self, hidden: Array, logits: Array) -> None: ...
+
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def use_isa(name: str) -> bool: ...

@@ -34,11 +34,11 @@ def cache_write(k: Float32, v: Float32, key_cache: Array, value_cache: Array, sl
     """
     check_array("k", k, FLOAT32, (None, None, None))
     check_array("v", v, FLOAT32, k.shape)
-    cache_type = _check_caches(key_cache, value_cache, k.shape[1:])
+    cache_type = check_caches(key_cache, value_cache, k.shape[1:])
     check_writable("key_cache", key_cache)
     check_writable("value_cache", value_cache)
     check_array("slots", slots, INT64, (k.shape[0],))
-    _check_bounds("slots", slots, key_cache.shape[0] * key_cache.shape[1], "the cache has that many slots")
+    check_bounds("slots", slots, key_cache.shape[0] * key_cache.shape[1], "the cache has that many slots")
     _native.cache_write(k, v, as_words(key_cache), as_words(value_cache), cache_type, slots)
 
 
@@ -79,7 +79,7 @@ def attend(
     """
     check_array("q", q, FLOAT32, (None, None, None))
     tokens, heads, head_dim = q.shape
-    cache_type = _check_caches(key_cache, value_cache, (None, head_dim))
+    cache_type = check_caches(key_cache, value_cache, (None, head_dim))
     num_blocks, block_size, kv_heads, _ = key_cache.shape
     if kv_heads == 0 or heads % kv_heads:
         raise KernelError(f"q has {heads} heads and the cache {kv_heads}; the first must be a multiple of the second")
@@ -89,8 +89,8 @@ def attend(
     check_array("context_lengths", context_lengths, INT32, (sequences,))
     if softcap < 0 or window < 0:
         raise KernelError(f"softcap={softcap}, window={window}: neither may be negative; 0 turns it off")
-    _check_sequences(query_starts, context_lengths, tokens, max_blocks * block_size)
-    _check_bounds("block_tables", block_tables, num_blocks, "the cache has that many blocks")
+    check_sequences(query_starts, context_lengths, tokens, max_blocks * block_size)
+    check_bounds("block_tables", block_tables, num_blocks, "the cache has that many blocks")
     out = output("out", out, q.shape)
     _native.attend(
         q,
@@ -108,14 +108,14 @@ def attend(
     return out
 
 
-def _check_caches(key_cache: Array, value_cache: Array, heads_and_dim: tuple[int | None, ...]) -> _native.CacheType:
+def check_caches(key_cache: Array, value_cache: Array, heads_and_dim: tuple[int | None, ...]) -> _native.CacheType:
     cache_type: _native.CacheType = choose("cache dtype", float_name("key_cache", key_cache), CACHE_TYPES)
     check_array("key_cache", key_cache, key_cache.dtype, (None, None, *heads_and_dim))
     check_array("value_cache", value_cache, key_cache.dtype, key_cache.shape)
     return cache_type
 
 
-def _check_sequences(starts: NDArray[np.int32], lengths: NDArray[np.int32], tokens: int, capacity: int) -> None:
+def check_sequences(starts: NDArray[np.int32], lengths: NDArray[np.int32], tokens: int, capacity: int) -> None:
     counts = np.diff(starts)
     if starts[0] != 0 or starts[-1] != tokens or (counts < 0).any():
         raise KernelError(f"query_starts {_brief(starts)} must rise from 0 to the {tokens} tokens of q")
@@ -127,7 +127,7 @@ def _check_sequences(starts: NDArray[np.int32], lengths: NDArray[np.int32], toke
         raise KernelError(f"context_lengths {_brief(lengths)} exceed the {capacity} slots of a row of block_tables")
 
 
-def _check_bounds(name: str, values: NDArray[np.integer], limit: int, reason: str) -> None:
+def check_bounds(name: str, values: NDArray[np.integer], limit: int, reason: str) -> None:
     if values.size and (values.min() < 0 or values.max() >= limit):
         raise KernelError(f"{name} lie in [{values.min()}, {values.max()}]; 0 to {limit - 1} is needed: {reason}")
 
