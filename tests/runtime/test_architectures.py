@@ -26,7 +26,9 @@ from flyweight.models.spec import AttentionSpec, BlockSpec, ModelSpec  # noqa: E
 from flyweight.runtime.decoder import run_model  # noqa: E402
 from flyweight.runtime.kv_cache import KVCache  # noqa: E402
 from flyweight.runtime.native_ops import NativeOps, PreparedWeights  # noqa: E402
+from flyweight.runtime.native_program import NativeRuntime  # noqa: E402
 from flyweight.runtime.ops import Ops  # noqa: E402
+from flyweight.runtime.runner import OpByOp  # noqa: E402
 from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner  # noqa: E402
 from flyweight.runtime.torch_ops import TorchCache, TorchOps  # noqa: E402
 
@@ -377,3 +379,24 @@ def test_every_option_shows_in_the_logits(example: Example) -> None:
     for name, wrong in slips(spec):
         difference = np.abs(np.asarray(run_model(wrong, ops, batch)) - np.concatenate(example.prefill)).max()
         assert difference > 20 * TOLERANCE, f"a wrong {name} goes unnoticed"
+
+
+def test_one_call_a_step_gives_the_bits_of_op_by_op(example: Example) -> None:
+    """Nothing that an architecture asks for is lost where its step becomes a program."""
+    checkpoint = Checkpoint.open(example.folder)
+    spec = read_spec(checkpoint.config)
+    weights = PreparedWeights.prepare(spec, Weights.open(checkpoint, spec), "float32")
+    logits: list[list[np.ndarray]] = []
+    for fused in (False, True):
+        cache = KVCache(spec.blocks, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+        planner, sequences = SequencePlanner.of(cache), [CachedSequence(), CachedSequence()]
+        runner = NativeRuntime(spec, weights, cache) if fused else OpByOp(spec, NativeOps(weights, cache))
+        chunks = [
+            [tokens[:PREFIX] for tokens in example.sequences],
+            [tokens[PREFIX:-3] for tokens in example.sequences],
+        ]
+        chunks += [[tokens[place : place + 1 or None] for tokens in example.sequences] for place in (-3, -2, -1)]
+        steps = [planner.plan(sequences, chunk, all_logits=len(chunk[0]) > 1) for chunk in chunks]
+        logits.append([runner.forward(batch) for batch in steps])
+    for apart, together in zip(*logits, strict=True):
+        np.testing.assert_array_equal(together, apart)

@@ -25,7 +25,7 @@ class NativeRuntime:
     def __init__(self, spec: ModelSpec, weights: PreparedWeights, cache: KVCache) -> None:
         self._step = trace(spec)
         self._weights = weights
-        self._cache = cache
+        self.cache = cache
         self._places = steps.place(self._step)
         self._ropes = {rope: RopeTables(rope) for rope in self._step.ropes}
         self._program = kernels.Program(
@@ -125,7 +125,7 @@ class NativeRuntime:
         )
 
     def _append_attend(self, one: steps.Attend) -> None:
-        keys, values = self._cache.layer(one.layer)
+        keys, values = self.cache.layer(one.layer)
         self._program.attend(
             self._at(one.q),
             self._at(one.k),
