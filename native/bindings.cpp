@@ -252,6 +252,8 @@ NB_MODULE(_native, m) {
     refuse_kernels(reason);
   }, "error_type"_a, "reason"_a);
   m.def("thread_count", &thread_count);
+  m.def("measure_read", &measure_read, "length"_a, "attempts"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_multiply", &measure_multiply, "int8"_a, "attempts"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("set_thread_count", &set_thread_count, "count"_a);
 
   m.def("prepare_plain", &prepare_plain, "weight"_a.noconvert(), "source"_a, "compute"_a);

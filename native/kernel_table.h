@@ -116,6 +116,11 @@ struct KernelTable {
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
   void (*gptq_block)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*gptq_workspace)(const GptqArguments &);
+  // For measuring the machine: read `count` bytes, a multiple of 256; multiply in registers and return how many
+  // multiplications and additions that was. `sink` (16 floats) receives something, so that nothing is left out.
+  int32_t (*read_all)(const uint8_t *bytes, int64_t count);
+  int64_t (*multiply_int8)(int64_t repeats, float *sink);
+  int64_t (*multiply_bfloat16)(int64_t repeats, float *sink);
 };
 
 namespace generic { const KernelTable &kernels(); }

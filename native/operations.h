@@ -23,6 +23,12 @@ void attend(const AttendArguments &arguments, int64_t num_sequences);
 // packed: rows of row_bytes that hold `columns` elements of `bits` bits (2 to 8) as one little-endian stream, unsigned with an
 // offset of 2^(bits - 1); codes: rows x columns, signed.
 void unpack_codes(const uint8_t *packed, int64_t row_bytes, int bits, int64_t rows, int64_t columns, int8_t *codes);
+
+// Best of `attempts` on all threads: bytes per second of a plain read of `bytes`; multiplications and additions per second
+// in registers, of int8 or of bfloat16.
+double measure_read(int64_t bytes, int attempts);
+double measure_multiply(bool int8, int attempts);
+
 void gptq_block(const GptqArguments &arguments, int64_t rows);
 
 } // namespace flyweight

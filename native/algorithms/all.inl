@@ -5,4 +5,5 @@
 #include "algorithms/elementwise.inl"
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
+#include "algorithms/limits.inl"
 #include "algorithms/table.inl"

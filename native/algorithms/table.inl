@@ -17,6 +17,9 @@ const KernelTable &kernels() {
       .attend_workspace = attend_workspace,
       .gptq_block = gptq_block,
       .gptq_workspace = gptq_workspace,
+      .read_all = read_all,
+      .multiply_int8 = multiply_int8,
+      .multiply_bfloat16 = multiply_bfloat16,
   };
   return table;
 }

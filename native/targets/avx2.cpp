@@ -11,6 +11,7 @@
 #pragma GCC push_options
 // The headers start some intrinsics from a register left undefined on purpose (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC target("avx,avx2,fma,f16c")
 #endif
 

@@ -107,6 +107,7 @@ FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 x) {
 }
 FLYWEIGHT_INLINE __m256i load_half(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
 FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {load_half(p), load_half(p + 32)}; }
+FLYWEIGHT_INLINE U8x64 either(U8x64 x, U8x64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 x) { const __m256i mask = _mm256_set1_epi8(15); return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)}; }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 x) { return low_halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
 FLYWEIGHT_INLINE I32x16 field(U8x64 x, int shift, uint32_t mask) {

@@ -80,6 +80,7 @@ FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {_mm512_set1_epi32
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 a) { return _mm512_cvtepi32_ps(a.v); }
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))); }
 FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {_mm512_loadu_si512(p)}; }
+FLYWEIGHT_INLINE U8x64 either(U8x64 a, U8x64 b) { return {_mm512_or_si512(a.v, b.v)}; }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 FLYWEIGHT_INLINE I32x16 field(U8x64 a, int shift, uint32_t mask) {

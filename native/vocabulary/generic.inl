@@ -66,6 +66,7 @@ FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = st
 FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { U8x64 r; __builtin_memcpy(r.byte, p, 64); return r; }
 FLYWEIGHT_INLINE Words words_of(U8x64 a) { Words r; __builtin_memcpy(&r, a.byte, 64); return r; }
 FLYWEIGHT_INLINE U8x64 bytes_of(Words a) { U8x64 r; __builtin_memcpy(r.byte, &a, 64); return r; }
+FLYWEIGHT_INLINE U8x64 either(U8x64 a, U8x64 b) { return bytes_of(words_of(a) | words_of(b)); }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 a) { return bytes_of(words_of(a) & 0x0f0f0f0fu); }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 a) { return bytes_of((words_of(a) >> 4) & 0x0f0f0f0fu); }
 // Lane by lane, from the 32-bit word of the lane: (word >> shift) & mask.

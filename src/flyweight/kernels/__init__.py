@@ -12,6 +12,7 @@ from flyweight.kernels.codes import unpack_codes
 from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.grouping import activation_group
+from flyweight.kernels.limits import Limits, measure_limits
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
 from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_kind, packed_parts, view_packed
 from flyweight.kernels.program import Place, Program, RegionName, RopeRows, StepArrays
@@ -29,6 +30,7 @@ from flyweight.kernels.selection import (
 __all__ = [
     "LAYOUT_VERSION",
     "GptqBlock",
+    "Limits",
     "LinearHandle",
     "PackedKind",
     "Place",
@@ -48,6 +50,7 @@ __all__ = [
     "gptq_block",
     "isa",
     "linear",
+    "measure_limits",
     "packed_kind",
     "packed_parts",
     "prepare_int_group",
