@@ -3,8 +3,28 @@
 #include <atomic>
 #include <mutex>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace flyweight {
 namespace {
+
+// Whether the CPU has tile registers for bfloat16 and int8 and the system lets this process use them. Linux wants to be
+// asked once: their 8 KiB make every thread's saved state larger.
+bool tiles_are_usable() {
+#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kAskForState = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  const unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25; // AMX-BF16, AMX-TILE, AMX-INT8
+  return (edx & wanted) == wanted && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 std::vector<const KernelTable *> usable_tables() {
   std::vector<const KernelTable *> tables{&generic::kernels()};
@@ -13,8 +33,11 @@ std::vector<const KernelTable *> usable_tables() {
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return tables;
   tables.push_back(&avx2::kernels());
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
     tables.push_back(&avx512::kernels());
+    static const bool tiles = tiles_are_usable();
+    if (tiles) tables.push_back(&amx::kernels());
+  }
 #endif
   return tables;
 }

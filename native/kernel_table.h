@@ -126,5 +126,6 @@ struct KernelTable {
 namespace generic { const KernelTable &kernels(); }
 namespace avx2 { const KernelTable &kernels(); }
 namespace avx512 { const KernelTable &kernels(); }
+namespace amx { const KernelTable &kernels(); }
 
 } // namespace flyweight

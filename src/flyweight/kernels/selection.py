@@ -12,7 +12,7 @@ from pathlib import Path
 from flyweight.errors import KernelError
 from flyweight.kernels import _native
 
-KNOWN_ISAS = ("generic", "avx2", "avx512")
+KNOWN_ISAS = ("generic", "avx2", "avx512", "amx")
 MOST_THREADS = 1024
 
 

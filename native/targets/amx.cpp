@@ -1,0 +1,51 @@
+// The kernels for AMX: those of avx512.cpp, and tile registers (bfloat16 and int8) where many rows go by.
+// The region opens after every header, as in avx2.cpp.
+#include "kernel_table.h"
+#include "scalar_convert.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8"))), apply_to = function)
+#else
+#pragma GCC push_options
+// The headers start some intrinsics from a register left undefined on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")
+#endif
+
+namespace flyweight::amx {
+#include "vocabulary/avx512.inl"
+
+#include "vocabulary/amx.inl"
+
+#include "algorithms/tile.inl"
+
+#include "algorithms/linear.inl"
+
+#include "algorithms/tiles_linear.inl"
+
+#include "algorithms/tiles_codes.inl"
+
+#include "algorithms/tiles.inl"
+
+const KernelTable &kernels() {
+  static const KernelTable table = [] {
+    KernelTable own = avx512::kernels();
+    own.name = "amx";
+    own.prepare_input = prepare_tile_input;
+    own.linear = linear_tiles;
+    own.linear_workspace = linear_tiles_workspace;
+    return own;
+  }();
+  return table;
+}
+} // namespace flyweight::amx
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
