@@ -238,6 +238,7 @@ NB_MODULE(_native, m) {
   m.def("use_isa", &use_isa, "name"_a);
   m.def("batch_invariant", &batch_invariant);
   m.def("set_batch_invariant", &set_batch_invariant, "wanted"_a);
+  m.def("limit_isa", &limit_isa, "name"_a);
   // The facade hands over its own error type once, so that a refusal reaches the caller as one of the package's errors.
   m.def("refuse", [](nb::object error_type, const std::string &reason) {
     static nb::object *const kept = new nb::object();

@@ -42,6 +42,14 @@ std::vector<const KernelTable *> usable_tables() {
   return tables;
 }
 
+std::atomic<size_t> highest{~size_t{0}}; // how many of the usable tables may be used
+
+std::vector<const KernelTable *> allowed_tables() {
+  std::vector<const KernelTable *> tables = usable_tables();
+  if (tables.size() > highest) tables.resize(highest);
+  return tables;
+}
+
 std::atomic<const KernelTable *> &active() {
   static std::atomic<const KernelTable *> table{usable_tables().back()};
   return table;
@@ -56,7 +64,7 @@ std::string reason_for_refusal;
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const KernelTable *table : usable_tables()) names.emplace_back(table->name);
+  for (const KernelTable *table : allowed_tables()) names.emplace_back(table->name);
   return names;
 }
 
@@ -72,8 +80,18 @@ void refuse_kernels(const std::string &reason) {
   active().store(nullptr, std::memory_order_release);
 }
 
+bool limit_isa(const std::string &name) {
+  const std::vector<const KernelTable *> tables = usable_tables();
+  for (size_t i = 0; i < tables.size(); ++i)
+    if (name == tables[i]->name) {
+      highest = i + 1;
+      return use_isa(name);
+    }
+  return false;
+}
+
 bool use_isa(const std::string &name) {
-  for (const KernelTable *table : usable_tables())
+  for (const KernelTable *table : allowed_tables())
     if (name == table->name) {
       active().store(table, std::memory_order_release);
       return true;

@@ -9,7 +9,7 @@
 
 namespace flyweight {
 
-// Names of the usable kernel tables, slowest first; "generic" is always one.
+// Names of the kernel tables that this CPU can run and limit_isa() allows, slowest first; "generic" is always one.
 std::vector<std::string> available_isas();
 
 // Thrown by active_kernels() after refuse_kernels().
@@ -23,6 +23,9 @@ const KernelTable &active_kernels();
 
 // Puts no table in use: until use_isa() chooses one, every operation fails with this reason.
 void refuse_kernels(const std::string &reason);
+
+// Puts a table in use, and forbids every faster one from now on. False, and no change, if this CPU cannot run it.
+bool limit_isa(const std::string &name);
 
 // Puts another table in use for the whole process. False, and no change, if it is not available.
 bool use_isa(const std::string &name);

@@ -104,6 +104,7 @@ struct KernelTable {
                  int64_t panel_end, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*linear_workspace)(const PackedWeight &);
   int64_t panels_per_tile; // a task should hold a multiple of this many panels
+  int64_t most_rows_per_task;
   void (*rms_norm)(const float *x, const float *weight, float *out, int64_t width, float epsilon, float weight_offset,
                    int64_t row_begin, int64_t row_end);
   void (*rope)(const float *x, const float *cosine, const float *sine, float *out, int64_t num_heads, int64_t head_dim,

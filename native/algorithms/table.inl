@@ -7,6 +7,7 @@ const KernelTable &kernels() {
       .linear = linear,
       .linear_workspace = linear_workspace,
       .panels_per_tile = kFewRowsPanels > kWidePanels ? kFewRowsPanels : kWidePanels,
+      .most_rows_per_task = 480, // one pass over their inputs then fits in a second-level cache of 1 MiB
       .rms_norm = rms_norm,
       .rope = rope,
       .act_mul = act_mul,

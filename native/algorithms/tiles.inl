@@ -37,19 +37,24 @@ inline void prepare_tile_input(const PackedWeight &w, const LinearInput &in, int
 inline int64_t linear_tiles_workspace(const PackedWeight &w) {
   const int64_t without = avx512::kernels().linear_workspace(w);
   if (w.compute == Compute::kFloat32) return without;
-  const int64_t weight_bytes = w.compute == Compute::kInt8 ? 2 * tile_pass_bytes(w) : 2 * kDeepestSlab * 32;
-  const int64_t with = tile_sums_floats() + weight_bytes / 4;
+  const int64_t weight_bytes = w.compute == Compute::kInt8 ? 2 * tile_pass_bytes(w) : 2 * kPassInputs * 32;
+  const int64_t with = kSumsFloats + weight_bytes / 4;
   return with > without ? with : without;
 }
 
 inline void linear_tiles(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                          int64_t row_begin, int64_t row_end, float *workspace) {
-  const int64_t rows = row_end - row_begin;
-  if (w.compute == Compute::kFloat32 || rows < kFewestTileRows)
+  if (w.compute == Compute::kFloat32 || row_end - row_begin < kFewestTileRows)
     return avx512::kernels().linear(w, in, out, panel_begin, panel_end, row_begin, row_end, workspace);
-  for (int64_t begin = row_begin; begin < row_end; begin += kMostTileRows) {
-    const int64_t end = begin + kMostTileRows < row_end ? begin + kMostTileRows : row_end;
-    const auto run = w.compute == Compute::kInt8 ? linear_tile_quads : linear_tile_pairs;
-    run(w, in, out, panel_begin, panel_end, begin, end, workspace);
+  uint8_t *room = reinterpret_cast<uint8_t *>(workspace + kSumsFloats);
+  for (int64_t row = row_begin; row < row_end; row += kMostTileRows) {
+    const int64_t rows = row_end - row < kMostTileRows ? row_end - row : kMostTileRows;
+    if (w.compute == Compute::kInt8) {
+      QuadTiles strip{.w = w, .in = in, .row_begin = row, .room = room, .cut = cut_segment(w.padded_segment)};
+      walk_tiles(strip, w, out, panel_begin, panel_end, row, rows, workspace);
+    } else {
+      PairTiles strip{.w = w, .x = static_cast<const uint16_t *>(in.values) + row * in.values_stride, .x_stride = in.values_stride, .room = room};
+      walk_tiles(strip, w, out, panel_begin, panel_end, row, rows, workspace);
+    }
   }
 }

@@ -6,12 +6,6 @@
 #include "operations/scratch.h"
 
 namespace flyweight {
-namespace {
-
-// Most rows of a linear in one task: one pass over their inputs then fits in a second-level cache of 1 MiB.
-constexpr int64_t kLinearRows = 480;
-
-} // namespace
 
 void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_t rows, const float *bias, float *y, int64_t y_stride) {
   if (rows == 0) return;
@@ -50,7 +44,8 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
   const int64_t panel_chunk = serial ? panels : round_up(ceil_divide(panels, threads * 4), kernels.panels_per_tile);
   const int64_t panel_chunks = ceil_divide(panels, panel_chunk);
   const int64_t wanted = serial ? 1 : ceil_divide(4 * threads, panel_chunks); // cut rows too where there are too few panels
-  const int64_t row_chunk = std::min(kLinearRows, std::max<int64_t>(std::min<int64_t>(rows, 48), ceil_divide(rows, wanted)));
+  const int64_t most_rows = std::min(kernels.most_rows_per_task, std::max<int64_t>(std::min<int64_t>(rows, 48), ceil_divide(rows, wanted)));
+  const int64_t row_chunk = std::min(most_rows, round_up(ceil_divide(rows, ceil_divide(rows, most_rows)), 16)); // nearly equal ones
   const auto run = [&](int64_t task, int worker) {
     const int64_t panel = task % panel_chunks * panel_chunk, row = task / panel_chunks * row_chunk;
     kernels.linear(w, in, out, panel, std::min(panels, panel + panel_chunk), row, std::min(rows, row + row_chunk), scratch + worker * workspace);

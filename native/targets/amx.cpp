@@ -26,7 +26,9 @@ namespace flyweight::amx {
 
 #include "algorithms/tiles_linear.inl"
 
-#include "algorithms/tiles_codes.inl"
+#include "algorithms/tiles_pairs.inl"
+
+#include "algorithms/tiles_quads.inl"
 
 #include "algorithms/tiles.inl"
 
@@ -37,6 +39,7 @@ const KernelTable &kernels() {
     own.prepare_input = prepare_tile_input;
     own.linear = linear_tiles;
     own.linear_workspace = linear_tiles_workspace;
+    own.most_rows_per_task = kMostTileRows;
     return own;
   }();
   return table;

@@ -1,6 +1,6 @@
 """Which instruction set and how many threads the kernels use. Knows no kernel.
 
-FLYWEIGHT_ISA       generic, avx2 or avx512: the best the kernels may use (default: the best this CPU has)
+FLYWEIGHT_ISA       generic, avx2, avx512 or amx: the best the kernels may use (default: the best this CPU has)
 FLYWEIGHT_THREADS   threads of one call (default: the CPUs this process may use, container limits included)
 """
 
@@ -17,7 +17,8 @@ MOST_THREADS = 1024
 
 
 def isa() -> str:
-    """The instruction set in use: ``generic``, ``avx2`` or ``avx512`` (F, BW, DQ, VL, VNNI, BF16).
+    """The instruction set in use: ``generic``, ``avx2``, ``avx512`` (F, BW, DQ, VL, VNNI, BF16) or ``amx`` (these, and
+    the tile registers of AMX in bfloat16 and int8).
 
     Raises:
         KernelError: ``FLYWEIGHT_ISA`` or ``FLYWEIGHT_THREADS`` cannot be followed.
@@ -26,7 +27,7 @@ def isa() -> str:
 
 
 def available_isas() -> tuple[str, ...]:
-    """The instruction sets this CPU can run, slowest first."""
+    """The instruction sets this CPU can run and ``FLYWEIGHT_ISA`` allows, slowest first."""
     return tuple(_native.available_isas())
 
 
@@ -40,14 +41,15 @@ def use_isa(name: str) -> Iterator[None]:
     """Run the block on another instruction set. It holds for the whole process: for tests and benchmarks.
 
     Raises:
-        KernelError: ``name`` is unknown or this CPU lacks it.
+        KernelError: ``name`` is unknown, this CPU lacks it, or ``FLYWEIGHT_ISA`` forbids it.
     """
     before = isa()
-    _switch_isa(name, "isa")
+    if not _native.use_isa(name):
+        raise KernelError(_refusal("isa", name))
     try:
         yield
     finally:
-        _switch_isa(before, "isa")
+        _native.use_isa(before)
 
 
 @contextmanager
@@ -93,8 +95,8 @@ def select(environment: Mapping[str, str] = os.environ) -> None:
         KernelError: a value is unknown, out of range or beyond this CPU.
     """
     wanted = environment.get("FLYWEIGHT_ISA", "")
-    if wanted:
-        _switch_isa(wanted, "FLYWEIGHT_ISA")
+    if wanted and not _native.limit_isa(wanted):
+        raise KernelError(_refusal("FLYWEIGHT_ISA", wanted))
     threads = environment.get("FLYWEIGHT_THREADS", "")
     if threads and not threads.isdecimal():
         raise KernelError(f"FLYWEIGHT_THREADS={threads!r} is not a number; give 1 to {MOST_THREADS}, or leave it unset")
@@ -134,11 +136,9 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     return int(quota) / int(period)
 
 
-def _switch_isa(name: str, setting: str) -> None:
-    if _native.use_isa(name):
-        return
-    reason = "is beyond this CPU" if name in KNOWN_ISAS else "is unknown"
-    raise KernelError(f"{setting}={name!r} {reason}; available here: {', '.join(available_isas())}")
+def _refusal(setting: str, name: str) -> str:
+    reason = "is beyond this CPU or FLYWEIGHT_ISA" if name in KNOWN_ISAS else "is unknown"
+    return f"{setting}={name!r} {reason}; available here: {', '.join(available_isas())}"
 
 
 def _switch_threads(count: int, setting: str) -> None:
