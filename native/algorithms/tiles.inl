@@ -44,7 +44,9 @@ inline int64_t linear_tiles_workspace(const PackedWeight &w) {
 
 inline void linear_tiles(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                          int64_t row_begin, int64_t row_end, float *workspace) {
-  if (w.compute == Compute::kFloat32 || row_end - row_begin < kFewestTileRows)
+  // In bfloat16 a tile adds in another order than a vector, and codes are rounded with their scales: not to be mixed.
+  const bool separate = w.compute == Compute::kBfloat16 && in.batch_invariant;
+  if (w.compute == Compute::kFloat32 || separate || row_end - row_begin < kFewestTileRows)
     return avx512::kernels().linear(w, in, out, panel_begin, panel_end, row_begin, row_end, workspace);
   uint8_t *room = reinterpret_cast<uint8_t *>(workspace + kSumsFloats);
   for (int64_t row = row_begin; row < row_end; row += kMostTileRows) {

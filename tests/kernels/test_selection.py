@@ -23,6 +23,13 @@ def test_the_environment_chooses_the_instruction_set(name):
     assert imported_with(FLYWEIGHT_ISA=name, FLYWEIGHT_THREADS="3").stdout == f"{name} 3\n"
 
 
+def test_the_environment_caps_the_instruction_set():
+    use = "print(kernels.available_isas()); kernels.use_isa('avx2').__enter__()"
+    result = imported_with(use, FLYWEIGHT_ISA="generic")
+    assert result.stdout == "('generic',)\n"
+    assert "isa='avx2' is beyond this CPU or FLYWEIGHT_ISA; available here: generic" in result.stderr
+
+
 @pytest.mark.parametrize("use", ["kernels.isa()", "kernels.cap(numpy.ones(3, numpy.float32), 1.0)"])
 def test_an_unknown_instruction_set_is_refused_when_a_kernel_is_used(use):
     result = imported_with(f"import numpy; print('imported'); {use}", FLYWEIGHT_ISA="sse9")

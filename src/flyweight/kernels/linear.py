@@ -62,10 +62,12 @@ def prepare_int_group(
         bits: 2 to 8; up to 4, two codes share a byte in memory, else each has one.
         group_size: inputs per scale; a divisor of in_features (in_features itself: one scale per channel).
         compute: ``float32``: exact weights, products and sums in float32. ``bfloat16``: inputs rounded to bfloat16,
-            exact codes, a float32 sum per group, then times its scale. ``int8``: inputs quantized per row and group of
-            ``activation_group(in_features, group_size)`` inputs to ``round(x * 127 / absmax)``, exact integer sums,
-            times both scales, a float32 sum over the groups. ``int8_token``: the same with one scale per row, which
-            is what W8A8 checkpoints ask for ("dynamic per token").
+            exact codes, a float32 sum per group, then times its scale; on ``amx``, from 8 rows and outside the
+            batch-invariant mode, ``(code - zero_point) * scale`` is rounded to bfloat16 instead. ``int8``: inputs
+            quantized per row and group of ``activation_group(in_features, group_size)`` inputs to
+            ``round(x * 127 / absmax)``, exact integer sums, times both scales, a float32 sum over the groups.
+            ``int8_token``: the same with one scale per row, which is what W8A8 checkpoints ask for ("dynamic per
+            token").
 
     Raises:
         KernelError: a wrong dtype, shape or layout, a code out of range, or a setting out of range.

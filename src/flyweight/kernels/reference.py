@@ -46,9 +46,12 @@ def prepare_int_group(
     return LinearHandle(values=codes, scales=scales, zero_points=zero_points, group_size=group_size, compute=compute)
 
 
-def linear(x: Float32, handle: LinearHandle, bias: Float32 | None = None) -> Float64:
-    """``x @ weight.T + bias`` in the handle's compute, summed in float64."""
-    y = _codes_linear(x, handle) if handle.scales is not None else _plain_linear(x, handle)
+def linear(x: Float32, handle: LinearHandle, bias: Float32 | None = None, *, rounded_weights: bool = False) -> Float64:
+    """``x @ weight.T + bias`` in the handle's compute, summed in float64.
+
+    ``rounded_weights``: where integer codes compute in bfloat16, each weight is rounded to it with its scale.
+    """
+    y = _codes_linear(x, handle, rounded_weights) if handle.scales is not None else _plain_linear(x, handle)
     return y if bias is None else y + bias
 
 
@@ -60,7 +63,7 @@ def _plain_linear(x: Float32, handle: LinearHandle) -> Float64:
     return product
 
 
-def _codes_linear(x: Float32, handle: LinearHandle) -> Float64:
+def _codes_linear(x: Float32, handle: LinearHandle, rounded_weights: bool) -> Float64:
     assert handle.scales is not None
     length = handle.group_size
     steps = handle.values.astype(np.float32)
@@ -69,6 +72,8 @@ def _codes_linear(x: Float32, handle: LinearHandle) -> Float64:
     scales = np.repeat(handle.scales, length, axis=1)
     if handle.compute == "float32":
         return x.astype(np.float64) @ (steps * scales).astype(np.float64).T
+    if handle.compute == "bfloat16" and rounded_weights:
+        return _bfloat16(x).astype(np.float64) @ _bfloat16(steps * scales).astype(np.float64).T
     if handle.compute == "bfloat16":
         return _bfloat16(x).astype(np.float64) @ (steps.astype(np.float64) * scales).T
     per_token = handle.compute == "int8_token"
