@@ -1,10 +1,10 @@
 #include "thread_pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -13,9 +13,27 @@
 namespace flyweight {
 namespace {
 
-// Between two calls of one forward pass a thread looks for work this long before it sleeps: waking it costs as much.
-constexpr std::chrono::microseconds kPatience{30};
+using Clock = std::chrono::steady_clock;
 
+// A thread that has nothing to do looks for work this long before it sleeps: between two calls of one step sleeping and
+// waking would cost more than the work. From kPolite on it offers its processor to others at every look, so that on a
+// machine with more to run than processors it takes nothing from them.
+constexpr std::chrono::microseconds kPolite{50}, kPatience{200};
+
+// How long the caller waits awake for a thread that has begun a task and is not done.
+constexpr std::chrono::microseconds kCallerPatience{50};
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// One job at a time, given by one thread at a time. `state_` holds everything that threads agree on: the number of the
+// job, whether it may still be entered, and how many threads are inside. A thread that wakes up late finds the job closed
+// and is not waited for.
 class ThreadPool {
 public:
   explicit ThreadPool(int count) {
@@ -23,76 +41,84 @@ public:
   }
 
   ~ThreadPool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      generation_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
+    stopping_.store(true, std::memory_order_relaxed);
+    state_.store(next_number(), std::memory_order_seq_cst);
+    state_.notify_all();
     for (std::thread &thread : threads_) thread.join();
   }
 
-  int count() const { return static_cast<int>(threads_.size()) + 1; }
-
   void run(int64_t tasks, TaskFunction function, void *context) {
-    Job job{function, context, tasks, {0}, 0};
-    {
-      const std::lock_guard lock(mutex_);
-      job_ = &job;
-      generation_.fetch_add(1, std::memory_order_release);
+    tasks_ = tasks, function_ = function, context_ = context;
+    next_.store(0, std::memory_order_relaxed);
+    // Sequentially consistent, as is the look for sleepers in notify_all: one of the two sides sees the other.
+    state_.store(next_number() | kOpen, std::memory_order_seq_cst);
+    state_.notify_all();
+    drain(0);
+    state_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    const auto patience_ends = Clock::now() + kCallerPatience;
+    while (inside()) {
+      if (Clock::now() < patience_ends) {
+        pause();
+        continue;
+      }
+      caller_sleeps_.store(1, std::memory_order_seq_cst);
+      if (inside()) caller_sleeps_.wait(1, std::memory_order_seq_cst);
     }
-    wake_.notify_all();
-    drain(job, 0);
-    std::unique_lock lock(mutex_);
-    job_ = nullptr; // who wakes up from here on finds nothing, and nobody waits for it
-    done_.wait(lock, [&job] { return job.active == 0; });
+    caller_sleeps_.store(0, std::memory_order_relaxed);
   }
 
 private:
-  struct Job {
-    TaskFunction function;
-    void *context;
-    int64_t tasks;
-    std::atomic<int64_t> next;
-    int active; // workers inside, guarded by mutex_
-  };
+  static constexpr uint32_t kOpen = 1u << 15, kInside = kOpen - 1, kNumber = 1u << 16; // a number may come again: no harm
 
-  static void drain(Job &job, int worker) {
+  uint32_t next_number() const { return (state_.load(std::memory_order_relaxed) & ~(kNumber - 1)) + kNumber; }
+  bool inside() const { return state_.load(std::memory_order_seq_cst) & kInside; }
+
+  void drain(int worker) {
     for (;;) {
-      const int64_t task = job.next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= job.tasks) return;
-      job.function(job.context, task, worker);
+      const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+      if (task >= tasks_) return;
+      function_(context_, task, worker);
+    }
+  }
+
+  // The state as soon as its number is not `seen`.
+  uint32_t await(uint32_t seen) {
+    const auto began = Clock::now();
+    for (;;) {
+      const uint32_t state = state_.load(std::memory_order_acquire);
+      if (state / kNumber != seen) return state;
+      const auto waited = Clock::now() - began;
+      if (waited < kPolite) pause();
+      else if (waited < kPatience) sched_yield();
+      else state_.wait(state, std::memory_order_seq_cst);
     }
   }
 
   void work(int worker) {
-    uint64_t seen = 0;
+    uint32_t seen = 0;
     for (;;) {
-      const auto patience_ends = std::chrono::steady_clock::now() + kPatience;
-      while (generation_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < patience_ends) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
+      uint32_t state = await(seen);
+      if (stopping_.load(std::memory_order_relaxed)) return;
+      seen = state / kNumber;
+      while ((state & kOpen) && state / kNumber == seen) {
+        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;
+        drain(worker);
+        const uint32_t left = state_.fetch_sub(1, std::memory_order_seq_cst) - 1;
+        if (!(left & (kOpen | kInside)) && caller_sleeps_.exchange(0, std::memory_order_seq_cst)) caller_sleeps_.notify_one();
+        break;
       }
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this, seen] { return generation_.load(std::memory_order_relaxed) != seen; });
-      seen = generation_.load(std::memory_order_relaxed);
-      if (stopping_) return;
-      Job *job = job_;
-      if (!job) continue;
-      ++job->active;
-      lock.unlock();
-      drain(*job, worker);
-      lock.lock();
-      if (--job->active == 0) done_.notify_one();
     }
   }
 
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::atomic<uint64_t> generation_{0};
-  Job *job_ = nullptr;
-  bool stopping_ = false;
+  // What a job is; written while nobody is inside.
+  int64_t tasks_ = 0;
+  TaskFunction function_ = nullptr;
+  void *context_ = nullptr;
+
+  alignas(64) std::atomic<uint32_t> state_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint32_t> caller_sleeps_{0};
+  std::atomic<bool> stopping_{false};
   std::vector<std::thread> threads_;
 };
 
