@@ -214,6 +214,35 @@ void program_run_head(Program &program, const Out<float> &hidden, const Out<floa
   program.run_head(step);
 }
 
+// Row by row: numbers holds (inverse temperature, top_p, min_p), integers (top_k, seed, stream, position); the edits of row r
+// lie at edit_starts[r] to edit_starts[r + 1].
+void sample_call(const In<float> &logits, const In<double> &numbers, const In<int64_t> &integers, const In<int64_t> &edit_starts,
+                 const In<int32_t> &edit_tokens, const In<float> &edit_factors, const In<float> &edit_shifts, const Out<int64_t> &tokens,
+                 const Maybe<Out<float>> &log_probabilities, const Maybe<Out<int32_t>> &top_tokens, const Maybe<Out<float>> &top_log_probabilities,
+                 const Maybe<Out<int64_t>> &kept_counts, const Maybe<Out<int32_t>> &kept_tokens, const Maybe<Out<float>> &kept_shares) {
+  const nb::gil_scoped_release release;
+  const int64_t vocab = size(logits.shape(1)), num_top = top_tokens ? size(top_tokens->shape(1)) : 0;
+  std::vector<SampleArguments> rows(logits.shape(0));
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const int64_t r = size(row);
+    const double *number = numbers.data() + 3 * r;
+    const int64_t *integer = integers.data() + 4 * r, first = edit_starts.data()[r];
+    SampleArguments &a = rows[row];
+    a.logits = logits.data() + r * vocab, a.vocab = vocab;
+    a.edit_tokens = edit_tokens.data() + first, a.edit_factors = edit_factors.data() + first, a.edit_shifts = edit_shifts.data() + first;
+    a.num_edits = edit_starts.data()[r + 1] - first;
+    a.inverse_temperature = static_cast<float>(number[0]), a.top_p = number[1], a.min_p = number[2], a.top_k = integer[0];
+    a.random = random_word(static_cast<uint64_t>(integer[1]), static_cast<uint64_t>(integer[2]), static_cast<uint64_t>(integer[3]), 0);
+    a.num_top = log_probabilities ? num_top : -1;
+    if (log_probabilities) {
+      a.log_probability = log_probabilities->data() + r;
+      a.top_tokens = top_tokens->data() + r * num_top, a.top_log_probabilities = top_log_probabilities->data() + r * num_top;
+    }
+    if (kept_counts) a.num_kept = kept_counts->data() + r, a.kept_tokens = kept_tokens->data() + r * vocab, a.kept_shares = kept_shares->data() + r * vocab;
+  }
+  sample(rows.data(), size(rows.size()), tokens.data());
+}
+
 } // namespace
 
 NB_MODULE(_native, m) {
@@ -304,6 +333,11 @@ NB_MODULE(_native, m) {
            "block_tables"_a.noconvert(), "slots"_a.noconvert(), "output_rows"_a.noconvert(), "ropes"_a, "hidden"_a.noconvert(),
            "logits"_a.noconvert().none(), "seconds"_a.noconvert().none())
       .def("run_head", &program_run_head, "hidden"_a.noconvert(), "logits"_a.noconvert());
+  m.def("random_word", &random_word, "seed"_a, "stream"_a, "position"_a, "purpose"_a);
+  m.def("sample", &sample_call, "logits"_a.noconvert(), "numbers"_a.noconvert(), "integers"_a.noconvert(), "edit_starts"_a.noconvert(),
+        "edit_tokens"_a.noconvert(), "edit_factors"_a.noconvert(), "edit_shifts"_a.noconvert(), "tokens"_a.noconvert(),
+        "log_probabilities"_a.noconvert().none(), "top_tokens"_a.noconvert().none(), "top_log_probabilities"_a.noconvert().none(),
+        "kept_counts"_a.noconvert().none(), "kept_tokens"_a.noconvert().none(), "kept_shares"_a.noconvert().none());
 }
 
 } // namespace flyweight

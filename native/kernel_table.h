@@ -97,6 +97,27 @@ struct GptqArguments {
   float *losses;              // rows
 };
 
+// One row of logits, how to choose a token from it, and where to put what is asked for beside the token.
+struct SampleArguments {
+  const float *logits;         // vocab
+  int64_t vocab;
+  const int32_t *edit_tokens;  // num_edits, each token once
+  const float *edit_factors;   // a positive logit is divided by its factor, a negative one multiplied
+  const float *edit_shifts;    // added after that; minus infinity forbids the token
+  int64_t num_edits;
+  float inverse_temperature;   // 0: the largest logit, the first of those that tie
+  int64_t top_k;               // 0: all
+  double top_p, min_p;         // 1 and 0: all
+  uint64_t random;             // decides the draw
+  int64_t num_top;             // most likely tokens to list with log probabilities; -1: no log probabilities
+  float *log_probability;      // of the chosen token
+  int32_t *top_tokens;         // num_top
+  float *top_log_probabilities;
+  int64_t *num_kept;           // null, or where to count what the filters leave, listed in
+  int32_t *kept_tokens;        // vocab
+  float *kept_shares;          // vocab
+};
+
 struct KernelTable {
   const char *name;
   void (*prepare_input)(const PackedWeight &, const LinearInput &, int64_t row_begin, int64_t row_end);
@@ -122,6 +143,8 @@ struct KernelTable {
   int32_t (*read_all)(const uint8_t *bytes, int64_t count);
   int64_t (*multiply_int8)(int64_t repeats, float *sink);
   int64_t (*multiply_bfloat16)(int64_t repeats, float *sink);
+  int64_t (*sample)(const SampleArguments &, float *workspace); // the token, or -1: the logits are not finite
+  int64_t (*sample_workspace)(int64_t vocab);
 };
 
 namespace generic { const KernelTable &kernels(); }

@@ -31,4 +31,9 @@ double measure_multiply(bool int8, int attempts);
 
 void gptq_block(const GptqArguments &arguments, int64_t rows);
 
+// The bits that decide draw number `purpose` at `position` of a stream: Philox 4x64, first word.
+uint64_t random_word(uint64_t seed, uint64_t stream, uint64_t position, uint64_t purpose);
+// One token for each row; -1 where its logits are not finite.
+void sample(const SampleArguments *rows, int64_t num_rows, int64_t *tokens);
+
 } // namespace flyweight

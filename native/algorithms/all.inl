@@ -6,4 +6,5 @@
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
 #include "algorithms/limits.inl"
+#include "algorithms/sampling.inl"
 #include "algorithms/table.inl"

@@ -21,6 +21,8 @@ const KernelTable &kernels() {
       .read_all = read_all,
       .multiply_int8 = multiply_int8,
       .multiply_bfloat16 = multiply_bfloat16,
+      .sample = sample,
+      .sample_workspace = sample_workspace,
   };
   return table;
 }

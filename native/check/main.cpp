@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -128,6 +129,34 @@ void check_attention() {
     }
 }
 
+void check_sampling() {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const int64_t vocab : {1, 15, 64, 67, 2049}) {
+    std::vector<float> logits = numbers(vocab);
+    if (vocab > 15) logits[3] = -infinity;
+    const std::vector<int32_t> edited{static_cast<int32_t>(vocab - 1)};
+    const std::vector<float> factors{1.5f}, shifts{-0.5f};
+    for (const int64_t top_k : {int64_t{0}, int64_t{1}, int64_t{9}, vocab})
+      for (const double top_p : {1.0, 0.5})
+        for (const double min_p : {0.0, 0.1})
+          for (const float inverse : {0.0f, 1.0f, 1e6f})
+            compare("sample", [&] {
+              std::vector<int32_t> top(static_cast<size_t>(std::min<int64_t>(vocab, 5))), kept(static_cast<size_t>(vocab));
+              std::vector<float> scores(top.size()), shares(kept.size());
+              float score = 0.0f;
+              int64_t count = 0, token = 0;
+              SampleArguments a{};
+              a.logits = logits.data(), a.vocab = vocab, a.inverse_temperature = inverse, a.top_k = top_k, a.top_p = top_p, a.min_p = min_p;
+              a.edit_tokens = edited.data(), a.edit_factors = factors.data(), a.edit_shifts = shifts.data(), a.num_edits = 1;
+              a.random = random_word(1, 2, 3, 0), a.num_top = static_cast<int64_t>(top.size()), a.log_probability = &score;
+              a.top_tokens = top.data(), a.top_log_probabilities = scores.data();
+              a.num_kept = &count, a.kept_tokens = kept.data(), a.kept_shares = shares.data();
+              sample(&a, 1, &token);
+              return std::vector<float>{static_cast<float>(token), static_cast<float>(count), score, shares[0]};
+            });
+  }
+}
+
 void check_columns() {
   for (const int64_t rows : {1, 33})
     for (const int64_t width : {7, 64})
@@ -159,6 +188,7 @@ int main() {
   check_elementwise();
   check_attention();
   check_columns();
+  check_sampling();
   std::printf("%d failures on", failures);
   for (const std::string &isa : available_isas()) std::printf(" %s", isa.c_str());
   std::printf("\n");

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyweight.engine.sampling import Sampler, SamplingOptions, kept_probabilities
+from flyweight import kernels
+from flyweight.engine.sampling import Sampler, SamplingOptions, choose_tokens, kept_probabilities
 from flyweight.errors import CheckpointError, FlyweightError, UsageError
 
 filters = st.fixed_dictionaries(
@@ -30,6 +31,7 @@ def test_filters_keep_what_the_definitions_say(seed: int, options: dict[str, Any
     """A second, plainer writing of the filters, one token at a time."""
     logits = random_logits(seed).astype(np.float64)
     shares = {token: math.exp(value / options["temperature"]) for token, value in enumerate(logits)}
+    most = max(shares.values())
     ranked = sorted(shares, key=lambda token: -shares[token])
     if options["top_k"]:
         ranked = ranked[: options["top_k"]]
@@ -40,10 +42,13 @@ def test_filters_keep_what_the_definitions_say(seed: int, options: dict[str, Any
         nucleus.append(token)
         covered += shares[token]
     kept = sorted(token for token in nucleus if shares[token] >= options["min_p"] * shares[nucleus[0]])
-    tokens, probabilities = kept_probabilities(logits.astype(np.float32), **options)
+    kept = [token for token in kept if shares[token] > 1e-9 * most]  # those far below are never drawn
+    tokens, probabilities = kept_probabilities(logits.astype(np.float32), kernels.ChoiceRule(**options))
+    likely = probabilities > 1e-9 * probabilities.max()
+    tokens, probabilities = tokens[likely], probabilities[likely]
     assert tokens.tolist() == kept
     mass = sum(shares[token] for token in kept)
-    np.testing.assert_allclose(probabilities, [shares[token] / mass for token in kept], rtol=1e-9)
+    np.testing.assert_allclose(probabilities, [shares[token] / mass for token in kept], rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -63,15 +68,16 @@ def test_filters_agree_with_transformers(seed: int, temperature: float, top_k: i
     if min_p:
         scores = process.MinPLogitsWarper(min_p)(None, scores)
     expected = torch.softmax(scores[0].double(), dim=-1).numpy()
-    tokens, shares = kept_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    rule = kernels.ChoiceRule(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    tokens, shares = kept_probabilities(logits, rule)
     assert tokens.tolist() == np.flatnonzero(expected).tolist()
-    np.testing.assert_allclose(shares, expected[tokens], rtol=1e-5)
+    np.testing.assert_allclose(shares, expected[tokens], rtol=1e-5, atol=1e-9)
 
 
 def test_top_p_stops_when_it_is_reached_exactly() -> None:
-    logits = np.log(np.array([0.25, 0.5, 0.25], np.float64))
-    tokens, shares = kept_probabilities(logits, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0)
-    assert (tokens.tolist(), shares.tolist()) == ([1], [1.0])
+    rule = kernels.ChoiceRule(temperature=1.0, top_p=0.5)
+    tokens, shares = kept_probabilities(np.zeros(4, np.float32), rule)
+    assert (tokens.tolist(), shares.tolist()) == ([0, 1], [0.5, 0.5])
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -123,6 +129,70 @@ def test_presence_and_frequency_count_the_answer_only() -> None:
     assert [Sampler(SamplingOptions(frequency_penalty=-1.0), []).choose(logits) for _ in range(3)] == [0, 0, 0]
 
 
+def test_logit_bias_is_added_after_the_penalties() -> None:
+    logits = np.array([1.0, 0.9, -2.0], np.float32)
+    assert Sampler(SamplingOptions(logit_bias=((2, 3.2),)), []).choose(logits) == 2
+    assert Sampler(SamplingOptions(logit_bias=((2, 2.8),)), []).choose(logits) == 0
+    # The penalty makes -2 to -20. Were the bias added first, 21 would become 2.1 and win.
+    assert Sampler(SamplingOptions(logit_bias=((2, 20.5),), repetition_penalty=10.0), [2]).choose(logits) == 0
+    assert Sampler(SamplingOptions(logit_bias=((2, 21.5),), repetition_penalty=10.0), [2]).choose(logits) == 2
+
+
+def test_ends_are_forbidden_until_min_tokens() -> None:
+    logits = np.array([0.0, 3.0, 2.0], np.float32)
+    sampler = Sampler(SamplingOptions(min_tokens=2, stop_token_ids=(2,)), [], stop_ids=[1])
+    assert [sampler.choose(logits) for _ in range(4)] == [0, 0, 1, 1]
+    biased = Sampler(SamplingOptions(min_tokens=1, stop_token_ids=(1,), logit_bias=((1, -9.0),)), [])
+    assert [biased.choose(logits) for _ in range(2)] == [2, 2]
+
+
+def test_many_samplers_choose_as_each_would_alone() -> None:
+    options = [
+        SamplingOptions(),
+        SamplingOptions(temperature=1.0, seed=3, repetition_penalty=1.5, frequency_penalty=0.5),
+        SamplingOptions(temperature=1.5, top_p=0.9, seed=4, logit_bias=((5, 2.0),)),
+        SamplingOptions(temperature=0.7, top_k=5, seed=4, logprobs=2),
+    ]
+    together, alone = ([Sampler(one, [1, 2, 3]) for one in options] for _ in range(2))
+    for step in range(80):
+        logits = np.stack([random_logits(step * 4 + row) for row in range(4)])
+        expected = [sampler.choose(logits[row]) for row, sampler in enumerate(alone)]
+        assert choose_tokens(together, logits) == expected
+    assert together[3].log_probabilities == alone[3].log_probabilities
+
+
+def test_streams_of_one_seed_differ() -> None:
+    options = SamplingOptions(temperature=1.5, seed=3)
+    draws = [
+        [sampler.choose(random_logits(step)) for step in range(20)]
+        for sampler in (Sampler(options, [], stream=0), Sampler(options, [], stream=1), Sampler(options, [], stream=0))
+    ]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_log_probabilities_are_of_the_plain_logits() -> None:
+    logits = random_logits(8)
+    expected = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    sampler = Sampler(SamplingOptions(temperature=0.5, logprobs=3, logit_bias=((7, 100.0),)), [])
+    assert sampler.choose(logits) == 7
+    (said,) = sampler.log_probabilities
+    assert said.token == 7
+    assert said.log_probability == pytest.approx(expected[7], abs=1e-5)
+    assert [token for token, _ in said.top] == np.argsort(-logits)[:3].tolist()
+    assert [value for _, value in said.top] == pytest.approx(np.sort(expected)[::-1][:3].tolist(), abs=1e-5)
+
+
+def test_a_choice_costs_what_changed_and_not_the_context() -> None:
+    sampler = Sampler(SamplingOptions(repetition_penalty=1.1), list(range(50)) * 40)
+    before = sampler.rule().edits
+    assert before is not None
+    assert len(before.tokens) == 50
+    sampler.push(3)
+    after = sampler.rule().edits
+    assert after is not None
+    assert np.shares_memory(before.tokens, after.tokens)
+
+
 def test_damaged_logits_are_named() -> None:
     for value in (np.nan, np.inf):
         logits = np.array([0.0, value, 1.0], np.float32)
@@ -146,6 +216,12 @@ def test_damaged_logits_are_named() -> None:
         ({"presence_penalty": 3}, "presence_penalty=3 is out of range; choose -2 to 2"),
         ({"frequency_penalty": -3}, "frequency_penalty=-3 is out of range; choose -2 to 2"),
         ({"seed": -1}, "seed=-1 is not allowed; choose 0 to 2^63-1"),
+        ({"min_tokens": 257}, "min_tokens=257 is not allowed; choose 0 to max_tokens=256"),
+        ({"logprobs": 21}, "logprobs=21 is not allowed; choose 0 to 20 most likely tokens"),
+        ({"stop_token_ids": (-1,)}, "stop_token_ids=-1 is not allowed; choose token ids from 0 on"),
+        ({"stop_token_ids": (1,) * 65}, "stop_token_ids has 65 entries; give at most 64"),
+        ({"logit_bias": ((1, 101),)}, "logit_bias of token 1=101 is out of range; choose -100 to 100"),
+        ({"logit_bias": ((1, 1), (1, 2))}, "logit_bias names a token twice"),
         ({"max_tokens": 0}, "max_tokens=0 is not allowed; choose 1 or more"),
         ({"max_tokens": True}, "max_tokens=True is not allowed"),
         ({"stop": "word"}, "stop='word' is not allowed; give non-empty strings"),
@@ -157,6 +233,13 @@ def test_values_out_of_range_are_refused_at_birth(options: dict[str, Any], messa
     with pytest.raises(UsageError) as caught:
         SamplingOptions(**options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"stop_token_ids": (60,)}, {"logit_bias": ((60, 1.0),)}])
+def test_tokens_beyond_the_vocabulary_are_named(options: dict[str, Any]) -> None:
+    SamplingOptions(**options).check_vocabulary(61)
+    with pytest.raises(UsageError, match="names token 60; the model's ids go from 0 to 59"):
+        SamplingOptions(**options).check_vocabulary(60)
 
 
 def test_generation_config_gives_what_is_not_said() -> None:

@@ -102,8 +102,8 @@ class Answer:
         self.num_prompt_tokens = len(prompt)
         self.max_length = min(len(prompt) + options.max_tokens, context_length)
         self.completion: Completion | None = None
-        self._stop_ids = frozenset() if options.ignore_eos else stop_ids
-        self._sampler = Sampler(options, prompt)
+        self._stop_ids = (frozenset() if options.ignore_eos else stop_ids) | frozenset(options.stop_token_ids)
+        self._sampler = Sampler(options, prompt, stop_ids=self._stop_ids)
         self._detokenizer = detokenizer
         self._stop_strings = StopStrings(options.stop)
         self._text: list[str] = []

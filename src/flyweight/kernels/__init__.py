@@ -1,6 +1,7 @@
 """The kernels: typed, checked doors to the native code, numpy arrays in and out.
 
-Every function here has a twin of the same name in ``flyweight.kernels.reference`` that defines what it computes.
+Every function here has a twin of the same name in ``flyweight.kernels.reference`` or ``reference_sampling`` that
+defines what it computes.
 Importing this package picks the instruction set (``FLYWEIGHT_ISA`` caps it) and the number of threads
 (``FLYWEIGHT_THREADS`` sets it); where a value cannot be followed, the first use of a kernel raises KernelError.
 This package knows no model, no file and no storage format beyond the arrays it is given.
@@ -16,6 +17,15 @@ from flyweight.kernels.limits import Limits, measure_limits
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
 from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_kind, packed_parts, view_packed
 from flyweight.kernels.program import Place, Program, RegionName, RopeRows, StepArrays
+from flyweight.kernels.sampling import (
+    ChoiceRule,
+    Edits,
+    LogProbabilities,
+    kept_shares,
+    random_word,
+    sample,
+    sample_with_log_probabilities,
+)
 from flyweight.kernels.selection import (
     available_isas,
     batch_invariant,
@@ -29,9 +39,12 @@ from flyweight.kernels.selection import (
 
 __all__ = [
     "LAYOUT_VERSION",
+    "ChoiceRule",
+    "Edits",
     "GptqBlock",
     "Limits",
     "LinearHandle",
+    "LogProbabilities",
     "PackedKind",
     "Place",
     "Program",
@@ -49,14 +62,18 @@ __all__ = [
     "cap",
     "gptq_block",
     "isa",
+    "kept_shares",
     "linear",
     "measure_limits",
     "packed_kind",
     "packed_parts",
     "prepare_int_group",
     "prepare_plain",
+    "random_word",
     "rms_norm",
     "rope",
+    "sample",
+    "sample_with_log_probabilities",
     "thread_count",
     "unpack_codes",
     "use_batch_invariant",

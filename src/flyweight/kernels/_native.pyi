@@ -175,3 +175,20 @@ def gptq_block(
     errors: Array,
     losses: Array,
 ) -> None: ...
+def random_word(seed: int, stream: int, position: int, purpose: int) -> int: ...
+def sample(
+    logits: Array,
+    numbers: Array,
+    integers: Array,
+    edit_starts: Array,
+    edit_tokens: Array,
+    edit_factors: Array,
+    edit_shifts: Array,
+    tokens: Array,
+    log_probabilities: Array | None,
+    top_tokens: Array | None,
+    top_log_probabilities: Array | None,
+    kept_counts: Array | None,
+    kept_tokens: Array | None,
+    kept_shares: Array | None,
+) -> None: ...
