@@ -71,7 +71,11 @@ class Sampler:
 
     def random_number(self, purpose: int) -> float:
         """A number in [0, 1) from this request's stream at its present position; the draw itself is purpose 0."""
-        return (kernels.random_word(self._seed, self._stream, self._position, purpose) >> 11) * 2.0**-53
+        return (self.random_word(purpose) >> 11) * 2.0**-53
+
+    def random_word(self, purpose: int) -> int:
+        """64 random bits, as ``random_number``."""
+        return kernels.random_word(self._seed, self._stream, self._position, purpose)
 
     def push(self, token: int) -> None:
         """Count ``token`` as chosen; the next choice is made after it."""
