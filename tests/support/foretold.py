@@ -4,7 +4,7 @@ The next token is a sum over all tokens so far, each weighted by its position, t
 of the batch: a block that holds something else, a token computed twice or a wrong position gives another answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,9 @@ def foretold(prompt: Sequence[int], max_tokens: int, *, end: int = END) -> list[
 class Foretold:
     """``forward`` for an engine with blocks of ``block_size``; ``steps`` are the token counts of each step's rows."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, rule: Callable[[Sequence[int]], int] = next_token) -> None:
         self.block_size = block_size
+        self.rule = rule
         self.stored: dict[int, int] = {}  # slot -> token
         self.steps: list[list[int]] = []
 
@@ -49,5 +50,5 @@ class Foretold:
                 int(table[position // self.block_size]) * self.block_size + position % self.block_size
                 for position in range(int(batch.positions[token]) + 1)
             ]
-            logits[place, next_token([self.stored[slot] for slot in slots])] = 1.0
+            logits[place, self.rule([self.stored[slot] for slot in slots])] = 1.0
         return logits

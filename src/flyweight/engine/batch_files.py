@@ -165,4 +165,7 @@ class BatchRecord:
 
 
 def _entry(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can name and UTF-8 cannot
+        return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"

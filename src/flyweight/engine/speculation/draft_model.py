@@ -77,6 +77,11 @@ class DraftModel:
         self._copies: dict[int, _Copy] = {}
         self._has_read_a_prompt = False
 
+    @property
+    def num_free_blocks(self) -> int:
+        """Cache blocks of the draft model that no request holds."""
+        return self._planner.num_free_blocks
+
     def propose(self, wanted: Sequence[DraftWanted]) -> Sequence[Draft]:
         prospects = [
             Prospect(id=one.id, kind=KIND, most=max(0, min(one.most, self._context_length - len(one.token_ids))))
