@@ -6,5 +6,8 @@ It measures and compares; it decides nothing and serves nobody. No peer is a dep
 from flyweight.bench.compare import compare
 from flyweight.bench.compare_options import CompareOptions
 from flyweight.bench.compare_report import CompareReport
+from flyweight.bench.kernel_options import KernelOptions
+from flyweight.bench.kernel_report import KernelReport
+from flyweight.bench.kernels import measure_kernels
 
-__all__ = ["CompareOptions", "CompareReport", "compare"]
+__all__ = ["CompareOptions", "CompareReport", "KernelOptions", "KernelReport", "compare", "measure_kernels"]

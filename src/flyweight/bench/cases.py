@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Arithmetic = Literal["int8", "bfloat16", "float32"]
+Arithmetic = Literal["int8", "bfloat16"]
+Memory = Literal["memory", "cache"]
 Kind = Literal["linear", "attention", "elementwise", "sampling"]
 
 
@@ -22,7 +23,8 @@ class Case:
         rows: tokens in the call.
         nbytes: bytes that must be read and written.
         operations: multiplications and additions.
-        arithmetic: the peak that bounds it.
+        arithmetic: the peak that bounds it; None where arithmetic is not what it costs.
+        memory: whether its data come from memory or stay in a cache from call to call.
         call: computes it once; successive calls may use successive copies of the data.
     """
 
@@ -32,7 +34,8 @@ class Case:
     rows: int
     nbytes: int
     operations: int
-    arithmetic: Arithmetic
+    arithmetic: Arithmetic | None
+    memory: Memory
     call: Callable[[], object]
 
 

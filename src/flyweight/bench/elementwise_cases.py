@@ -36,7 +36,8 @@ def _build(spec: ModelSpec, rows: int) -> list[Case]:
             rows=rows,
             nbytes=nbytes,
             operations=operations,
-            arithmetic="float32",
+            arithmetic=None,
+            memory="cache",
             call=call,
         )
 

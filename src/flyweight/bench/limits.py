@@ -1,34 +1,52 @@
-"""The limits of this machine, measured beside the kernels: memory bandwidth and arithmetic peaks.
+"""The limits of this machine beside the kernels: how often they are probed, and what a case takes at least.
 
-The probes are native (``kernels.measure_limits``); here they are asked for several times during a run, since a shared
-machine's limits move, and put in relation to what a case demands.
+A shared machine's limits move from minute to minute, so they are probed several times during a run, with the
+instruction set and threads of the kernels, and their medians count. The probes are ``kernels.measure_limits``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from flyweight.bench.cases import Arithmetic, Case
-from flyweight.bench.statistics import Spread
+from flyweight import kernels
+from flyweight.bench.cases import Arithmetic, Case, Memory
+from flyweight.bench.statistics import Spread, summarize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """Spreads over the probes of one run.
+class MachineLimits:
+    """Spreads over the probes of one run on one instruction set.
 
     Attributes:
-        read_bytes: bytes per second read from memory by all threads.
-        operations: operations per second of the fastest instructions of each arithmetic; those this CPU lacks at
-            this instruction set are absent.
+        bandwidth: bytes per second read by all threads, from ``memory`` and from a ``cache``.
+        rate: multiplications plus additions per second of the kernels' instructions, ``int8`` and ``bfloat16``.
     """
 
-    read_bytes: Spread
-    operations: dict[str, Spread]
+    isa: str
+    threads: int
+    bandwidth: dict[Memory, Spread]
+    rate: dict[Arithmetic, Spread]
 
-    def shortest(self, case: Case) -> float:
-        """Seconds that the case takes at least: its bytes at the bandwidth or its operations at the peak."""
-        return max(self.memory_seconds(case.nbytes), self.arithmetic_seconds(case.operations, case.arithmetic))
+    @classmethod
+    def of(cls, probes: Sequence[kernels.Limits]) -> Self:
+        """The limits that at least one probe found."""
+        return cls(
+            isa=probes[0].isa,
+            threads=probes[0].threads,
+            bandwidth={
+                "memory": summarize([one.read_bandwidth for one in probes]),
+                "cache": summarize([one.cached_bandwidth for one in probes]),
+            },
+            rate={
+                "int8": summarize([one.int8_rate for one in probes]),
+                "bfloat16": summarize([one.bfloat16_rate for one in probes]),
+            },
+        )
 
-    def memory_seconds(self, nbytes: int) -> float:
-        return nbytes / self.read_bytes.median
+    def transfer_seconds(self, case: Case) -> float:
+        """What moving the case's bytes takes at least."""
+        return case.nbytes / self.bandwidth[case.memory].median
 
-    def arithmetic_seconds(self, operations: int, arithmetic: Arithmetic) -> float:
-        return operations / self.operations[arithmetic].median
+    def compute_seconds(self, case: Case) -> float:
+        """What the case's operations take at least; 0 where arithmetic is not what it costs."""
+        return 0.0 if case.arithmetic is None else case.operations / self.rate[case.arithmetic].median

@@ -1,9 +1,8 @@
-"""Linear layers as kernel cases: the layers of one block and the head, by precision, compute and row count."""
+"""Linear layers as kernel cases: the layers of one block and the head, by storage, arithmetic and row count."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -13,16 +12,15 @@ from flyweight.bench.cases import Arithmetic, Case, CaseGroup, in_turn
 from flyweight.models.spec import LinearGroup, ModelSpec
 
 GROUP_SIZE = 128
-Compute = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """How a weight is stored (``bits`` None: bfloat16) and what its inputs are computed in."""
+    """How a weight is stored (``bits`` None: bfloat16) and what products are computed in."""
 
     name: str
     bits: int | None
-    compute: Compute
+    compute: Arithmetic
 
 
 PRECISIONS: Mapping[str, Precision] = {
@@ -33,9 +31,6 @@ PRECISIONS: Mapping[str, Precision] = {
         Precision(name="bfloat16-bfloat16", bits=None, compute="bfloat16"),
         Precision(name="int4-bfloat16", bits=4, compute="bfloat16"),
         Precision(name="int8-bfloat16", bits=8, compute="bfloat16"),
-        Precision(name="int4-float32", bits=4, compute="float32"),
-        Precision(name="int8-float32", bits=8, compute="float32"),
-        Precision(name="bfloat16-float32", bits=None, compute="float32"),
     )
 }
 
@@ -91,15 +86,12 @@ def _build(
                 rows=count,
                 nbytes=first.nbytes + x.nbytes + out.nbytes,
                 operations=2 * count * in_features * out_features,
-                arithmetic=_arithmetic(precision.compute),
+                arithmetic=precision.compute,
+                memory="memory",
                 call=in_turn([partial(kernels.linear, x, handle, None, out) for handle in handles]),
             )
         )
     return cases
-
-
-def _arithmetic(compute: Compute) -> Arithmetic:
-    return compute
 
 
 def _maker(
@@ -108,8 +100,7 @@ def _maker(
     """Packs the same random weight anew at each call: the values do not matter, the place in memory does."""
     if precision.bits is None:
         weight = generator.standard_normal((out_features, in_features), dtype=np.float32).astype(ml_dtypes.bfloat16)
-        compute: Literal["float32", "bfloat16"] = "float32" if precision.compute == "float32" else "bfloat16"
-        return lambda: kernels.prepare_plain(weight, compute=compute)
+        return lambda: kernels.prepare_plain(weight, compute="bfloat16")
     bits = precision.bits
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
     codes = generator.integers(low, high, (out_features, in_features), dtype=np.int8)

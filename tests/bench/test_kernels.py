@@ -1,0 +1,123 @@
+"""The kernel benchmark on a tiny model: what is timed, what a share means, and what is printed."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from flyweight import kernels
+from flyweight.bench import KernelOptions, measure_kernels
+from flyweight.bench.cases import Case, in_turn
+from flyweight.bench.kernel_report import report_page
+from flyweight.bench.kernels import time_group
+from flyweight.bench.linear_cases import linear_groups, named_layers
+from flyweight.bench.shapes import PRESETS, read_shape
+from flyweight.cli import main
+from flyweight.errors import UsageError
+from flyweight.reporting import render_page
+from tests.support.checkpoints import write_tiny_llama
+
+QUICK = KernelOptions(rounds=2, sample_milliseconds=0.1, working_set_megabytes=1, filter="linear int4-int8 down")
+LIMITS = kernels.Limits(
+    isa=kernels.isa(), threads=2, read_bandwidth=10e9, cached_bandwidth=100e9, int8_rate=500e9, bfloat16_rate=200e9
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_llama(folder)
+    return str(folder / "config.json")
+
+
+def case(name: str, call: object = None, **sizes: object) -> Case:
+    values = {"size": "", "rows": 1, "nbytes": 10**9, "operations": 10**9, "arithmetic": "int8", "memory": "memory"}
+    return Case(name=name, kind="linear", call=call or (lambda: None), **{**values, **sizes})  # type: ignore[arg-type]
+
+
+def test_presets_have_the_sizes_of_their_models() -> None:
+    sizes = {name: sum(one.in_features * one.out_features for one in read_shape(name).linears) for name in PRESETS}
+    assert sizes == {
+        "qwen2.5-0.5b": 357_826_560,
+        "llama-3.2-1b": 973_078_528,
+        "llama-3.2-3b": 2_818_572_288,
+        "llama-3.1-8b": 6_979_321_856,
+    }
+
+
+def test_an_unknown_shape_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'llama-3\.2-1b'"):
+        read_shape("llama-3.2-1")
+
+
+def test_work_is_what_the_task_demands() -> None:
+    spec = read_shape("qwen2.5-0.5b")
+    (group,) = linear_groups(spec, precisions=["int4-int8"], layers=["down"], rows=[1, 32], working_set=8 << 20)
+    one, many = group.build()
+    assert one.size == "4864 -> 896"
+    assert (one.operations, many.operations) == (2 * 4864 * 896, 32 * 2 * 4864 * 896)
+    codes_and_scales = 4864 * 896 // 2 + 4 * 38 * 896
+    assert codes_and_scales + 4 * (4864 + 896) <= one.nbytes < 1.05 * codes_and_scales + 4 * (4864 + 896)
+    assert set(named_layers(spec)) == {"qkv", "output", "gate_up", "down", "head"}
+
+
+def test_calls_go_through_the_copies_in_turn() -> None:
+    seen: list[int] = []
+    call = in_turn([lambda number=number: seen.append(number) for number in range(3)])
+    for _ in range(5):
+        call()
+    assert seen == [0, 1, 2, 0, 1]
+
+
+def test_a_sample_times_one_call() -> None:
+    cases = [case("slow", lambda: time.sleep(0.004)), case("quick", lambda: time.sleep(0.001))]
+    (_, slow), (_, quick) = time_group(cases, rounds=3, sample_seconds=0.008)
+    assert 0.004 <= slow.smallest < 0.03
+    assert 0.001 <= quick.smallest < 0.02
+    assert slow.count == 3
+
+
+def test_shares_are_the_least_time_over_the_measured(config: str) -> None:
+    report = measure_kernels(config, QUICK, probe=lambda: LIMITS)
+    assert [one.rows for one in report.results] == [1, 8, 32, 512]
+    for one in report.results:
+        assert one.memory_share == pytest.approx(one.nbytes / 10e9 / one.seconds.median)
+        assert one.arithmetic_share == pytest.approx(one.operations / 500e9 / one.seconds.median)
+        assert one.share == max(one.memory_share, one.arithmetic_share)
+    assert report.limits[0].bandwidth["memory"].median == 10e9
+    assert json.loads(report.to_json())["results"][0]["name"] == "linear int4-int8 down"
+    page = render_page(report_page(report))
+    assert "Roofline" in page
+    assert "int8 500 Gop/s" in page
+
+
+def test_every_instruction_set_is_measured_and_the_one_in_use_restored(config: str) -> None:
+    before = kernels.isa()
+    options = KernelOptions(
+        rounds=1, sample_milliseconds=0.1, working_set_megabytes=1, filter="elementwise", isa=("all",)
+    )
+    report = measure_kernels(config, options, probe=lambda: LIMITS)
+    assert {one.isa for one in report.results} == set(kernels.available_isas())
+    assert kernels.isa() == before
+
+
+def test_the_command_measures_the_limits_itself(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--filter", "down", "--rounds", "1", "--sample-milliseconds", "0.1", "--working-set-megabytes", "1"]
+    assert main(["bench", "kernels", "--model", config, *words, "--html", str(tmp_path / "k.html")]) == 0
+    printed = capsys.readouterr().out
+    assert "Limits measured in this run" in printed
+    assert "linear int8-int8 down" in printed
+    assert "<svg" in (tmp_path / "k.html").read_text()
+
+
+def test_wrong_options_are_refused(config: str) -> None:
+    for wrong in ({"rounds": 0}, {"threads": 0}, {"sample_milliseconds": 0.0}, {"working_set_megabytes": 0}):
+        with pytest.raises(UsageError):
+            KernelOptions(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="leaves no case"):
+        measure_kernels(config, KernelOptions(filter="int5"), probe=lambda: LIMITS)
+    with pytest.raises(UsageError, match="not available"):
+        measure_kernels(config, KernelOptions(isa=("sse9",)), probe=lambda: LIMITS)
