@@ -5,7 +5,6 @@ that lies beside it. Both are the project's own tools.
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any
 
 from flyweight.bench.peers.base import PEERS, Session, Setting
 from flyweight.bench.peers.llama_server import ServerSession, ServerStart
-from flyweight.bench.peers.processes import PeerError
+from flyweight.bench.peers.processes import PeerError, peak_bytes
 from flyweight.bench.tasks import OneStream, Prompts, Start, Task
+
+POLL_SECONDS = 0.05
 
 
 @PEERS.add("llama.cpp")
@@ -59,18 +60,21 @@ class BenchSession:
                 process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
             except OSError as error:
                 raise PeerError(f"{self.command[0]} cannot be started: {error.strerror}") from None
-            with process:
-                assert process.stdout is not None
-                text = process.stdout.read()
-                # wait4 and not wait: only it hands back the memory of exactly this child.
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
+            text = self._read(process)
         if process.returncode:
             raise PeerError(f"{' '.join(self.command)} ended with {process.returncode}; see {self._log}")
-        self._peak = max(self._peak, 1024.0 * usage.ru_maxrss)
         records = json.loads(text)
         self.facts = {**bench_facts(records), "command": " ".join(self.command)}
         return bench_figures(records, self._task)
+
+    def _read(self, process: subprocess.Popen[str]) -> str:
+        """What the process prints until it ends; meanwhile its memory is watched."""
+        with process:
+            while True:
+                try:
+                    return process.communicate(timeout=POLL_SECONDS)[0]
+                except subprocess.TimeoutExpired:
+                    self._peak = max(self._peak, peak_bytes(process.pid))
 
     def pause(self) -> None:
         pass

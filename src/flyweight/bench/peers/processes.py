@@ -46,23 +46,14 @@ class EngineProcess:
     def resume(self) -> None:
         os.killpg(self.process.pid, signal.SIGCONT)
 
-    def peak_bytes(self) -> float:
-        """The most memory that was ever resident in the process, mapped files included; 0 when it is gone."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        except OSError:
-            return 0.0
-        found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-        return 1024.0 * int(found[0]) if found else 0.0
-
     def error(self, what: str) -> PeerError:
         """An error that ends with the last lines of the log."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         return PeerError("\n".join([f"{Path(self.command[0]).name}: {what}; the end of {self._log}:", *lines]))
 
     def close(self) -> float:
-        """End the group; returns ``peak_bytes`` as it was."""
-        peak = self.peak_bytes()
+        """End the group; returns the process's ``peak_bytes`` as they were."""
+        peak = peak_bytes(self.process.pid)
         if self.process.poll() is None:
             self.resume()
             os.killpg(self.process.pid, signal.SIGTERM)
@@ -75,3 +66,16 @@ class EngineProcess:
             if stream is not None:
                 stream.close()
         return peak
+
+
+def peak_bytes(process_id: int) -> float:
+    """The most memory that was ever resident in a process, mapped files included; 0 when it is gone.
+
+    Not from ``wait4``: its figure begins with the memory of the process that forked.
+    """
+    try:
+        status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return 1024.0 * int(found[0]) if found else 0.0
