@@ -125,7 +125,7 @@ class Engine:
             request=request,
             namespace=namespace,
             longest=longest,
-            sampler=Sampler(replace(request.options, seed=seed), request.token_ids, stop_ids=request.ends),
+            sampler=Sampler(replace(request.options, seed=seed), request.token_ids),
             arrived=time.perf_counter(),
             known=list(request.token_ids),
         )
@@ -323,7 +323,7 @@ class Engine:
         if len(live.known) == live.num_prompt:
             live.first_token = time.perf_counter()
         live.draft = NO_DRAFT
-        stop_ids = live.request.ends
+        stop_ids = frozenset() if live.request.options.ignore_eos else live.request.stop_ids
         fresh: list[int] = []
         reason: FinishReason | None = None
         for token in chosen:

@@ -37,11 +37,6 @@ class Request:
     prefix_caching: bool = True
     salt: str = ""
 
-    @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end this answer."""
-        return (frozenset() if self.options.ignore_eos else self.stop_ids) | frozenset(self.options.stop_token_ids)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:

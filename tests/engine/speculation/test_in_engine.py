@@ -1,6 +1,7 @@
 """Proposers in the engine: answers are what they would be without, in a batch, under preemption, greedy and sampled."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_answers_sampled_with_lookup_are_the_plain_ones() -> None:
 def test_a_token_that_ends_the_answer_ends_it_inside_a_draft() -> None:
     plain, _ = run(requests_of(), None)
     end = plain[0][20]
-    requests = requests_of(stop_token_ids=(end,), min_tokens=3)
+    requests = [replace(request, stop_ids=frozenset({end})) for request in requests_of()]
     stopped, _ = run(requests, None)
     assert any(len(answer) < 40 for answer in stopped)
     assert run(requests, PromptLookup(eager()))[0] == stopped
