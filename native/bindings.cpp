@@ -116,22 +116,22 @@ void cap_call(const In<float> &x, const Out<float> &out, float scale, float soft
   cap(x.data(), out.data(), scale, softcap, size(x.size()));
 }
 
-void cache_write_call(const In<float> &k, const In<float> &v, const AnyOut &key_cache, const AnyOut &value_cache, CacheType type,
-                      const In<int64_t> &slots) {
+void cache_write_call(const In<float> &k, const In<float> &v, const Out<uint8_t> &cache, CacheType type, int64_t block_size, const In<int64_t> &slots) {
   const nb::gil_scoped_release release;
-  cache_write(k.data(), v.data(), key_cache.data(), value_cache.data(), type, slots.data(), size(k.shape(0)), size(k.shape(1) * k.shape(2)));
+  const CacheLayout layout = CacheLayout::make(type, size(k.shape(1)), size(k.shape(2)), block_size);
+  cache_write(layout, k.data(), v.data(), cache.data(), slots.data(), size(k.shape(0)));
 }
 
-void attend_call(const In<float> &q, const AnyIn &key_cache, const AnyIn &value_cache, CacheType type, const In<int32_t> &block_tables,
-                 const In<int32_t> &query_starts, const In<int32_t> &context_lengths, const Out<float> &out, float scale, float softcap,
-                 int64_t window) {
+void attend_call(const In<float> &q, const In<uint8_t> &cache, CacheType type, int64_t block_size, const In<int32_t> &block_tables,
+                 const In<int32_t> &query_starts, const In<int32_t> &context_lengths, const Maybe<In<float>> &sinks, const Out<float> &out,
+                 float scale, float softcap, int64_t window, int64_t keep_first) {
   const nb::gil_scoped_release release;
   AttendArguments a{};
-  a.q = q.data(), a.out = out.data(), a.keys = key_cache.data(), a.values = value_cache.data(), a.cache_type = type;
-  a.num_heads = size(q.shape(1)), a.head_dim = size(q.shape(2));
-  a.block_size = size(key_cache.shape(1)), a.num_kv_heads = size(key_cache.shape(2)), a.max_blocks = size(block_tables.shape(1));
+  a.q = q.data(), a.out = out.data(), a.cache = cache.data();
+  a.layout = CacheLayout::make(type, size(cache.shape(1)), size(q.shape(2)), block_size);
+  a.num_heads = size(q.shape(1)), a.max_blocks = size(block_tables.shape(1));
   a.block_tables = block_tables.data(), a.query_starts = query_starts.data(), a.context_lengths = context_lengths.data();
-  a.scale = scale, a.softcap = softcap, a.window = window;
+  a.scale = scale, a.softcap = softcap, a.window = window, a.keep_first = keep_first, a.sinks = data_or_null(sinks);
   attend(a, size(context_lengths.shape(0)));
 }
 
@@ -166,11 +166,11 @@ void append_heads(Program &program, const PlaceTuple &x, const PlaceTuple &out, 
 }
 
 void append_attend(Program &program, const PlaceTuple &q, const PlaceTuple &k, const PlaceTuple &v, const PlaceTuple &out, int64_t num_heads,
-                   const AnyOut &keys, const AnyOut &values, CacheType type, float scale, float softcap, int64_t window) {
+                   const Out<uint8_t> &cache, CacheType type, int64_t head_dim, int64_t block_size, float scale, float softcap, int64_t window) {
   AttendArguments a{};
-  a.cache_type = type, a.num_heads = num_heads, a.num_kv_heads = size(keys.shape(2)), a.head_dim = size(keys.shape(3));
-  a.block_size = size(keys.shape(1)), a.scale = scale, a.softcap = softcap, a.window = window;
-  program.append(instruction::Attend{place(q), place(k), place(v), place(out), a, keys.data(), values.data(), size(keys.shape(0))});
+  a.layout = CacheLayout::make(type, size(cache.shape(1)), head_dim, block_size);
+  a.num_heads = num_heads, a.scale = scale, a.softcap = softcap, a.window = window;
+  program.append(instruction::Attend{place(q), place(k), place(v), place(out), a, cache.data(), size(cache.shape(0))});
 }
 
 void append_act_mul(Program &program, const PlaceTuple &x, const PlaceTuple &out, int64_t width, Activation activation) {
@@ -250,7 +250,8 @@ NB_MODULE(_native, m) {
       .value("uint4", Storage::kUint4).value("uint8", Storage::kUint8);
   nb::enum_<Compute>(m, "Compute").value("float32", Compute::kFloat32).value("bfloat16", Compute::kBfloat16).value("int8", Compute::kInt8);
   nb::enum_<Activation>(m, "Activation").value("silu", Activation::kSilu).value("gelu_tanh", Activation::kGeluTanh).value("gelu", Activation::kGelu);
-  nb::enum_<CacheType>(m, "CacheType").value("float32", CacheType::kFloat32).value("float16", CacheType::kFloat16).value("bfloat16", CacheType::kBfloat16);
+  nb::enum_<CacheType>(m, "CacheType").value("float32", CacheType::kFloat32).value("float16", CacheType::kFloat16).value("bfloat16", CacheType::kBfloat16)
+      .value("int8", CacheType::kInt8).value("int4", CacheType::kInt4);
   nb::class_<LinearHandle>(m, "LinearHandle")
       .def_prop_ro("in_features", [](const LinearHandle &h) { return h.weight().in_features; })
       .def_prop_ro("out_features", [](const LinearHandle &h) { return h.weight().out_features; })
@@ -300,11 +301,13 @@ NB_MODULE(_native, m) {
   m.def("act_mul", &act_mul_call, "gate_up"_a.noconvert(), "out"_a.noconvert(), "activation"_a);
   m.def("add", &add_call, "x"_a.noconvert(), "y"_a.noconvert(), "out"_a.noconvert(), "alpha"_a);
   m.def("cap", &cap_call, "x"_a.noconvert(), "out"_a.noconvert(), "scale"_a, "softcap"_a);
-  m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "cache_type"_a,
+  m.def("cache_head_bytes", [](CacheType type, int64_t head_dim, int64_t block_size) { return CacheLayout::make(type, 1, head_dim, block_size).head_bytes(); },
+        "cache_type"_a, "head_dim"_a, "block_size"_a);
+  m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "cache"_a.noconvert(), "cache_type"_a, "block_size"_a,
         "slots"_a.noconvert());
-  m.def("attend", &attend_call, "q"_a.noconvert(), "key_cache"_a.noconvert(), "value_cache"_a.noconvert(), "cache_type"_a,
-        "block_tables"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "out"_a.noconvert(), "scale"_a,
-        "softcap"_a, "window"_a);
+  m.def("attend", &attend_call, "q"_a.noconvert(), "cache"_a.noconvert(), "cache_type"_a, "block_size"_a, "block_tables"_a.noconvert(),
+        "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "sinks"_a.noconvert().none(), "out"_a.noconvert(), "scale"_a,
+        "softcap"_a, "window"_a, "keep_first"_a);
   m.def("unpack_codes", [](const In<int32_t> &packed, int bits, const Out<int8_t> &codes) {
     const nb::gil_scoped_release release;
     unpack_codes(reinterpret_cast<const uint8_t *>(packed.data()), size(packed.shape(1)) * 4, bits, size(codes.shape(0)), size(codes.shape(1)), codes.data());
@@ -322,8 +325,8 @@ NB_MODULE(_native, m) {
       .def("linear", &append_linear, "handle"_a, "bias"_a.noconvert().none(), "x"_a, "out"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("heads", &append_heads, "x"_a, "out"_a, "heads"_a, "head_dim"_a, "weight"_a.noconvert().none(), "epsilon"_a, "weight_offset"_a, "rope"_a,
            "rotary_dim"_a, nb::keep_alive<1, 6>())
-      .def("attend", &append_attend, "q"_a, "k"_a, "v"_a, "out"_a, "num_heads"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "cache_type"_a,
-           "scale"_a, "softcap"_a, "window"_a, nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>())
+      .def("attend", &append_attend, "q"_a, "k"_a, "v"_a, "out"_a, "num_heads"_a, "cache"_a.noconvert(), "cache_type"_a, "head_dim"_a,
+           "block_size"_a, "scale"_a, "softcap"_a, "window"_a, nb::keep_alive<1, 7>())
       .def("act_mul", &append_act_mul, "x"_a, "out"_a, "width"_a, "activation"_a)
       .def("add", &append_add, "x"_a, "y"_a, "out"_a, "width"_a, "scale"_a)
       .def("cap", &append_cap, "x"_a, "out"_a, "width"_a, "scale"_a, "softcap"_a)

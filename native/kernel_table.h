@@ -6,16 +6,18 @@
 
 #include <cstdint>
 
+#include "cache_layout.h"
+
 namespace flyweight {
 
 inline constexpr int64_t kLanes = 16;       // output features side by side in one packed panel, on every instruction set
 inline constexpr int64_t kCodesPerStep = 8; // inputs that one packed step of integer codes holds
+inline constexpr int64_t kKeyChunk = 512;   // keys of a context that are one piece of work and one step of the merge
 inline constexpr int64_t kLongestSegment = 256; // inputs of integer codes that are quantized and multiplied as one piece
 
 enum class Storage : int32_t { kFloat32, kFloat16, kBfloat16, kUint4, kUint8 };
 enum class Compute : int32_t { kFloat32, kBfloat16, kInt8 };
 enum class Activation : int32_t { kSilu, kGeluTanh, kGelu };
-enum class CacheType : int32_t { kFloat32, kFloat16, kBfloat16 };
 
 inline constexpr bool is_integer(Storage storage) { return storage == Storage::kUint4 || storage == Storage::kUint8; }
 
@@ -65,19 +67,26 @@ struct LinearOutput {
 struct AttendArguments {
   const float *q;             // tokens x heads x head_dim
   float *out;                 // the same
-  const void *keys, *values;  // blocks x block_size x kv_heads x head_dim
-  CacheType cache_type;
-  int64_t num_heads, num_kv_heads, head_dim, block_size, max_blocks;
+  const void *cache;          // blocks
+  CacheLayout layout;
+  int64_t num_heads, max_blocks;
   const int32_t *block_tables;    // sequences x max_blocks
   const int32_t *query_starts;    // sequences + 1
   const int32_t *context_lengths; // sequences
   float scale, softcap;           // softcap 0: none
   int64_t window;                 // 0: none
+  int64_t keep_first;             // the first keys of a sequence, which a window does not hide
+  const float *sinks;             // num_heads: a logit of every softmax that has no value; or null
+  float *partials;                // room for what tasks leave for attend_merge
 };
 
-// One tile of attention: queries [query_begin, query_end) of a sequence against one key/value head.
+// Queries [query_begin, query_end) of a sequence against one key/value head. Unless `partials` is -1, what
+// the chunks of keys [chunk_begin, chunk_end) give is left for attend_merge: first_chunk's at arguments.partials + partials,
+// the others after it.
 struct AttendTask {
   int32_t sequence, kv_head, query_begin, query_end;
+  int32_t chunk_begin, chunk_end, first_chunk;
+  int64_t partials;
 };
 
 struct GptqArguments {
@@ -133,8 +142,11 @@ struct KernelTable {
   void (*act_mul)(const float *gate_up, float *out, int64_t width, Activation, int64_t row_begin, int64_t row_end);
   void (*add)(const float *x, const float *y, float *out, float alpha, int64_t begin, int64_t end);
   void (*cap)(const float *x, float *out, float scale, float softcap, int64_t begin, int64_t end); // softcap 0: none
-  void (*convert)(const float *x, void *out, CacheType, int64_t count);
+  void (*cache_write)(const CacheLayout &, const float *k, const float *v, uint8_t *cache, const int64_t *slots, int64_t tokens,
+                      int64_t head_begin, int64_t head_end);
   void (*attend)(const AttendArguments &, const AttendTask &, float *workspace);
+  void (*attend_merge)(const AttendArguments &, const AttendTask &); // a task of all chunks that others have computed
+  int64_t (*attend_partial_floats)(const CacheLayout &);              // of one chunk and one row
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
   void (*gptq_block)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*gptq_workspace)(const GptqArguments &);

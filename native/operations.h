@@ -16,9 +16,8 @@ void add(const float *x, const float *y, float *out, float alpha, int64_t count)
 
 void cap(const float *x, float *out, float scale, float softcap, int64_t count);
 
-// Copies token i of k and v (tokens x width) to slot slots[i] of the caches.
-void cache_write(const float *k, const float *v, void *key_cache, void *value_cache, CacheType type, const int64_t *slots,
-                 int64_t tokens, int64_t width);
+// Stores token i of k and v (tokens x kv_heads x head_dim) in slot slots[i] of the cache.
+void cache_write(const CacheLayout &layout, const float *k, const float *v, void *cache, const int64_t *slots, int64_t tokens);
 void attend(const AttendArguments &arguments, int64_t num_sequences);
 // packed: rows of row_bytes that hold `columns` elements of `bits` bits (2 to 8) as one little-endian stream, unsigned with an
 // offset of 2^(bits - 1); codes: rows x columns, signed.

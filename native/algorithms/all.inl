@@ -3,6 +3,8 @@
 #include "algorithms/tile.inl"
 #include "algorithms/linear.inl"
 #include "algorithms/elementwise.inl"
+#include "algorithms/attention_cache.inl"
+#include "algorithms/attention_tiles.inl"
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
 #include "algorithms/limits.inl"

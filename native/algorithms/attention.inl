@@ -1,188 +1,299 @@
-// Attention over a paged cache: one task is some queries of one sequence against one key/value head, keys tile by tile
-// with a running maximum and sum (the "online softmax" of FlashAttention, arXiv:2205.14135).
+// Attention over a paged cache: one task is some queries of one sequence against the keys and values of one head, tile by
+// tile with a running maximum and sum (the "online softmax" of FlashAttention, arXiv:2205.14135). Tiles and chunks begin at
+// fixed positions, and the chunks of a context are merged from the first to the last whoever computed them: a query's
+// result does not depend on its neighbours, on how its prompt was cut, nor on the number of threads.
 
-constexpr int64_t kKeyTile = 64; // keys per step; their transposed copy stays in the first-level cache up to head_dim 128
-
-struct AttendWorkspace {
-  float *queries, *keys, *values, *scores, *sums, *largest, *totals; // see attend_place
+struct AttendPlace {
+  float *queries, *query_scales, *group_sums; // queries also as bfloat16 or in two int8 parts
+  float *scores;
+  void *weights;                              // bfloat16 or two int8 parts; float32 weights stay in scores
+  float *weight_scales, *weight_offsets;
+  float *sums, *largest, *totals;             // of this chunk
+  float *merged_sums, *merged_largest, *merged_totals;
 };
 
-FLYWEIGHT_INLINE int64_t padded_head(const AttendArguments &a) { return (a.head_dim + 15) / 16 * 16; }
-
-// Cuts the workspace: queries rows x head, keys head x tile, values tile x head, scores rows x tile, sums rows x head.
-inline int64_t attend_place(const AttendArguments &a, int64_t max_queries, float *base, AttendWorkspace *place) {
-  const int64_t rows = max_queries * (a.num_heads / a.num_kv_heads), head = padded_head(a);
-  const int64_t sizes[7] = {rows * head, head * kKeyTile, kKeyTile * head, rows * kKeyTile, rows * head, rows, rows};
-  float **targets[7] = {&place->queries, &place->keys, &place->values, &place->scores, &place->sums, &place->largest, &place->totals};
+// Cuts the workspace (or, at null, measures it) for so many rows.
+inline int64_t attend_place(const CacheLayout &layout, int64_t rows, float *base, AttendPlace *place) {
+  const int64_t head = layout.padded_dim;
+  float *weights = nullptr;
+  const int64_t sizes[13] = {rows * head, rows, rows * layout.key_groups, rows * kKeyTile, rows * kKeyTile / 2, rows, rows,
+                             rows * head, rows, rows, rows * head, rows, rows};
+  float **targets[13] = {&place->queries, &place->query_scales, &place->group_sums, &place->scores, &weights, &place->weight_scales,
+                         &place->weight_offsets, &place->sums, &place->largest, &place->totals, &place->merged_sums, &place->merged_largest,
+                         &place->merged_totals};
   int64_t used = 0;
-  for (int i = 0; i < 7; ++i) {
+  for (int i = 0; i < 13; ++i) {
     if (base) *targets[i] = base + used;
     used += (sizes[i] + 15) / 16 * 16;
   }
+  place->weights = weights;
   return used;
 }
 
 inline int64_t attend_workspace(const AttendArguments &a, int64_t max_queries) {
-  AttendWorkspace unused;
-  return attend_place(a, max_queries, nullptr, &unused);
+  AttendPlace unused;
+  return attend_place(a.layout, max_queries * (a.num_heads / a.layout.num_kv_heads), nullptr, &unused);
 }
 
-// One cached vector as floats, zeros up to the padded length.
-FLYWEIGHT_INLINE void load_cached(const void *cache, CacheType type, int64_t offset, int64_t length, int64_t padded, float *out) {
-  if (type == CacheType::kFloat32) {
-    const float *from = static_cast<const float *>(cache) + offset;
-    for (int64_t i = 0; i < padded; i += 16) store(out + i, length - i >= 16 ? load(from + i) : load_first(from + i, length - i));
-    return;
+// Which keys of one tile a row sees: [0, first_end) and [begin, end), first_end <= begin.
+struct VisibleKeys {
+  int64_t first_end, begin, end;
+  bool none() const { return first_end == 0 && begin >= end; }
+};
+
+// Whole numbers of 16 bits in two parts, 256 * high + low with both within int8; returns the whole numbers.
+FLYWEIGHT_INLINE F32x16 store_parts(F32x16 x, F32x16 inverse, int8_t *high, int8_t *low) {
+  const F32x16 whole = round_even(mul(x, inverse));
+  const F32x16 upper = round_even(fma(whole, splat(0.00390625f), splat(0.0009765625f))); // a tie goes up, to low = -128
+  store_int8(high, upper);
+  store_int8(low, sub(whole, mul(upper, splat(256.0f))));
+  return whole;
+}
+constexpr float kMostParts = 32512.0f; // 256 * 127
+
+FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace &place, int64_t row, const float *from) {
+  const CacheLayout &layout = a.layout;
+  const int64_t head = layout.padded_dim;
+  float lanes[16], *floats = place.queries + row * head;
+  uint16_t *halves = reinterpret_cast<uint16_t *>(place.queries) + row * head;
+  F32x16 biggest = splat(0.0f), alarm = splat(0.0f);
+  for (int64_t i = 0; i < head; i += 16) {
+    const F32x16 values = mul(load_first(from + i, a.layout.head_dim - i < 16 ? a.layout.head_dim - i : 16), splat(a.scale));
+    if (layout.type == CacheType::kBfloat16) store_bfloat16(halves + i, values);
+    else if (!is_integer(layout.type)) store(floats + i, values);
+    biggest = max(biggest, abs(values)), alarm = add(alarm, sub(values, values));
   }
-  const uint16_t *from = static_cast<const uint16_t *>(cache) + offset;
-  int64_t i = 0;
-  for (; i + 16 <= length; i += 16) store(out + i, type == CacheType::kFloat16 ? load_float16(from + i) : load_bfloat16(from + i));
-  if (i == length) return;
-  store(out + i, splat(0.0f));
-  for (; i < length; ++i) out[i] = type == CacheType::kFloat16 ? float_of_half(from[i]) : float_of_bfloat16(from[i]);
-}
-
-// Where the vectors of keys [first_key, end_key) of one tile begin in the caches; returns how many there are.
-FLYWEIGHT_INLINE int64_t locate_tile(const AttendArguments &a, const int32_t *block_table, int64_t kv_head, int64_t first_key, int64_t end_key,
-                                     int64_t *offsets) {
-  int64_t block = first_key / a.block_size, within = first_key % a.block_size, t = 0;
-  for (; t < kKeyTile && first_key + t < end_key; ++t) {
-    offsets[t] = ((block_table[block] * a.block_size + within) * a.num_kv_heads + kv_head) * a.head_dim;
-    if (++within == a.block_size) ++block, within = 0;
-  }
-  return t;
-}
-
-// One head's vectors lie far apart, where no hardware prefetcher follows.
-FLYWEIGHT_INLINE void prefetch_vector(const AttendArguments &a, int64_t offset) {
-  const int64_t element = a.cache_type == CacheType::kFloat32 ? 4 : 2;
-  for (int64_t byte = 0; byte < a.head_dim * element; byte += 64) {
-    __builtin_prefetch(static_cast<const char *>(a.keys) + offset * element + byte, 0, 2);
-    __builtin_prefetch(static_cast<const char *>(a.values) + offset * element + byte, 0, 2);
-  }
-}
-
-// Copies a tile: values as they are, keys transposed. Rows beyond num_keys are zero: their scores are masked, and zero
-// times zero adds nothing.
-inline void gather_tile(const AttendArguments &a, const int64_t *offsets, int64_t num_keys, const int64_t *next_offsets, int64_t num_next,
-                        const AttendWorkspace &place) {
-  const int64_t head = padded_head(a);
-  for (int64_t group = 0; group < kKeyTile; group += 16) {
-    for (int64_t t = group; t < group + 16; ++t) {
-      if (t < num_next) prefetch_vector(a, next_offsets[t]);
-      if (t < num_keys) load_cached(a.values, a.cache_type, offsets[t], a.head_dim, head, place.values + t * head);
-      else
-        for (int64_t i = 0; i < head; i += 16) store(place.values + t * head + i, splat(0.0f));
+  if (!is_integer(layout.type)) return;
+  const float absmax = largest(biggest);
+  const bool finite = sum(alarm) == 0.0f;
+  place.query_scales[row] = finite ? absmax / kMostParts : __builtin_nanf("");
+  const F32x16 inverse = splat(finite && absmax > 1e-30f ? kMostParts / absmax : 0.0f);
+  int8_t *parts = reinterpret_cast<int8_t *>(place.queries) + row * 2 * head;
+  for (int64_t group = 0; group < layout.key_groups; ++group) {
+    F32x16 total = splat(0.0f);
+    for (int64_t i = group * kKeyGroup; i < head && i < (group + 1) * kKeyGroup; i += 16) {
+      store(lanes, mul(load_first(from + i, a.layout.head_dim - i < 16 ? a.layout.head_dim - i : 16), splat(a.scale)));
+      if (!finite)
+        for (float &lane : lanes) lane = 0.0f;
+      total = add(total, store_parts(load(lanes), inverse, parts + i, parts + head + i));
     }
-    for (int64_t i = 0; i < head; i += 16) {
-      F32x16 rows[16];
-      for (int64_t t = 0; t < 16; ++t) {
-        rows[t] = splat(0.0f);
-        if (group + t >= num_keys) continue;
-        const int64_t offset = offsets[group + t] + i, left = a.head_dim - i;
-        if (left < 16) {
-          float lanes[16];
-          load_cached(a.keys, a.cache_type, offset, left, 16, lanes);
-          rows[t] = load(lanes);
-        } else if (a.cache_type == CacheType::kFloat32) {
-          rows[t] = load(static_cast<const float *>(a.keys) + offset);
-        } else if (a.cache_type == CacheType::kFloat16) {
-          rows[t] = load_float16(static_cast<const uint16_t *>(a.keys) + offset);
-        } else {
-          rows[t] = load_bfloat16(static_cast<const uint16_t *>(a.keys) + offset);
-        }
-      }
-      transpose(rows);
-      for (int64_t d = 0; d < 16; ++d) store(place.keys + (i + d) * kKeyTile + group, rows[d]);
-    }
+    place.group_sums[row * layout.key_groups + group] = sum(total);
   }
 }
 
-// Turns one row of scores into weights; keys [begin, end) of the tile are visible. Returns what old sums are scaled by.
-FLYWEIGHT_INLINE float soften_row(float *scores, int64_t begin, int64_t end, float softcap, float *largest_so_far, float *total) {
+// Turns one row of scores into weights of at most 1; returns what old sums are scaled by.
+FLYWEIGHT_INLINE float soften_row(const AttendArguments &a, float *scores, const VisibleKeys &visible, int64_t width, float *largest_so_far) {
   const float minus_infinity = -__builtin_inff();
-  F32x16 biggest = splat(minus_infinity);
-  for (int64_t t = 0; t < kKeyTile; t += 16) {
-    F32x16 values = load(scores + t);
-    if (softcap > 0.0f) values = mul(splat(softcap), hyperbolic_tangent(div(values, splat(softcap))));
-    store(scores + t, values);
-  }
-  for (int64_t t = 0; t < begin; ++t) scores[t] = minus_infinity;
-  for (int64_t t = end > begin ? end : begin; t < kKeyTile; ++t) scores[t] = minus_infinity;
-  for (int64_t t = 0; t < kKeyTile; t += 16) biggest = max(biggest, load(scores + t));
-  const float before = *largest_so_far, here = largest(biggest), now = before > here ? before : here;
-  if (end <= begin) { // nothing visible yet: no weight, and no exponential of infinity minus infinity
-    for (int64_t t = 0; t < kKeyTile; t += 16) store(scores + t, splat(0.0f));
+  if (visible.none()) { // no weight, and no exponential of infinity minus infinity
+    for (int64_t t = 0; t < width; t += 16) store(scores + t, splat(0.0f));
     return 1.0f;
   }
-  F32x16 sums = splat(0.0f);
-  for (int64_t t = 0; t < kKeyTile; t += 16) {
-    const F32x16 weights = exponential(sub(load(scores + t), splat(now)));
-    store(scores + t, weights);
-    sums = add(sums, weights);
-  }
+  if (a.softcap > 0.0f)
+    for (int64_t t = 0; t < width; t += 16)
+      store(scores + t, mul(splat(a.softcap), hyperbolic_tangent(div(load(scores + t), splat(a.softcap)))));
+  for (int64_t t = visible.first_end; t < visible.begin; ++t) scores[t] = minus_infinity;
+  for (int64_t t = visible.end > visible.begin ? visible.end : visible.begin; t < width; ++t) scores[t] = minus_infinity;
+  F32x16 biggest = splat(minus_infinity);
+  for (int64_t t = 0; t < width; t += 16) biggest = max(biggest, load(scores + t));
+  const float before = *largest_so_far, here = largest(biggest), now = before > here ? before : here;
+  for (int64_t t = 0; t < width; t += 16) store(scores + t, exponential(sub(load(scores + t), splat(now))));
+  *largest_so_far = now;
+  if (before == now) return 1.0f;
   float lanes[16];
   store(lanes, exponential(splat(before - now)));
-  *largest_so_far = now;
-  *total = *total * lanes[0] + sum(sums);
   return lanes[0];
 }
 
-inline void attend(const AttendArguments &a, const AttendTask &task, float *workspace) {
-  const int64_t group = a.num_heads / a.num_kv_heads, head = padded_head(a);
-  const int64_t queries = task.query_end - task.query_begin, rows = queries * group;
-  AttendWorkspace place;
-  attend_place(a, queries, workspace, &place);
-  const int64_t first_token = a.query_starts[task.sequence] + task.query_begin;
-  const int64_t new_tokens = a.query_starts[task.sequence + 1] - a.query_starts[task.sequence];
-  const int64_t first_position = a.context_lengths[task.sequence] - new_tokens + task.query_begin;
-  const int64_t last_position = first_position + queries - 1;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float *from = a.q + ((first_token + row / group) * a.num_heads + task.kv_head * group + row % group) * a.head_dim;
-    for (int64_t i = 0; i < head; i += 16) {
-      const int64_t left = a.head_dim - i < 16 ? a.head_dim - i : 16;
-      store(place.queries + row * head + i, mul(load_first(from + i, left), splat(a.scale)));
-      store(place.sums + row * head + i, splat(0.0f));
+// The weights as the products want them; returns their sum. Rounded weights are summed rounded: they then share out exactly 1.
+FLYWEIGHT_INLINE float place_weights(const CacheLayout &layout, const AttendPlace &place, const CacheUnits &units, int64_t row, int64_t width) {
+  float *scores = place.scores + row * kKeyTile;
+  F32x16 total = splat(0.0f);
+  if (layout.type == CacheType::kBfloat16) {
+    uint16_t *halves = static_cast<uint16_t *>(place.weights) + row * kKeyTile;
+    for (int64_t t = 0; t < width; t += 16) {
+      store_bfloat16(halves + t, load(scores + t));
+      total = add(total, load_bfloat16(halves + t));
     }
-    place.largest[row] = -__builtin_inff(), place.totals[row] = 0.0f;
+    return sum(total);
   }
-  const int64_t oldest = a.window > 0 && first_position - a.window + 1 > 0 ? first_position - a.window + 1 : 0;
+  if (!is_integer(layout.type)) {
+    for (int64_t t = 0; t < width; t += 16) total = add(total, load(scores + t));
+    return sum(total);
+  }
+  F32x16 biggest = splat(0.0f), offsets = splat(0.0f);
+  for (int64_t t = 0; t < width; t += 16) {
+    const uint16_t *scales = reinterpret_cast<const uint16_t *>(units.unit[t / kCacheUnit] + layout.value_scales) + t % kCacheUnit;
+    const F32x16 weights = load(scores + t);
+    total = add(total, weights);
+    offsets = fma(weights, load_bfloat16(scales + kCacheUnit), offsets);
+    const F32x16 scaled = mul(weights, load_bfloat16(scales));
+    const F32x16 known = where_less(splat(-1.0f), scaled, scaled, splat(0.0f)); // a NaN is in the offsets already
+    store(scores + t, known);
+    biggest = max(biggest, known);
+  }
+  const float most = largest(biggest);
+  const F32x16 inverse = splat(most > 1e-30f ? kMostParts / most : 0.0f);
+  int8_t *parts = static_cast<int8_t *>(place.weights) + row * 2 * kKeyTile;
+  for (int64_t t = 0; t < width; t += 16) store_parts(load(scores + t), inverse, parts + t, parts + kKeyTile + t);
+  place.weight_scales[row] = most / kMostParts, place.weight_offsets[row] = sum(offsets);
+  return sum(total);
+}
+
+template <class Words, int ROWS>
+FLYWEIGHT_INLINE int64_t rows_of_floats(const CacheLayout &layout, const AttendPlace &place, const CacheUnits &units, int64_t row, int64_t rows, bool scores) {
+  using Input = typename Words::Input;
+  for (; row + ROWS <= rows; row += ROWS) {
+    if (scores) {
+      score_tile<Words, ROWS>(layout, units, reinterpret_cast<const Input *>(place.queries) + row * layout.padded_dim, layout.padded_dim, place.scores + row * kKeyTile);
+    } else {
+      const void *weights = Words::kPerStep == 2 ? place.weights : place.scores;
+      value_tile<Words, ROWS>(layout, units, static_cast<const Input *>(weights) + row * kKeyTile, place.sums + row * layout.padded_dim);
+    }
+  }
+  if constexpr (ROWS > 1) return rows_of_floats<Words, ROWS / 2>(layout, place, units, row, rows, scores);
+  return row;
+}
+
+template <bool SMALL, int ROWS>
+FLYWEIGHT_INLINE int64_t rows_of_codes(const CacheLayout &layout, const AttendPlace &place, const CacheUnits &units, int64_t row, int64_t rows, bool scores) {
+  for (; row + ROWS <= rows; row += ROWS) {
+    if (scores)
+      score_codes<SMALL, ROWS>(layout, units, reinterpret_cast<const int8_t *>(place.queries) + row * 2 * layout.padded_dim,
+                               place.group_sums + row * layout.key_groups, place.query_scales + row, place.scores + row * kKeyTile);
+    else
+      value_codes<SMALL, ROWS>(layout, units, static_cast<const int8_t *>(place.weights) + row * 2 * kKeyTile, place.weight_scales + row,
+                               place.weight_offsets + row, place.sums + row * layout.padded_dim);
+  }
+  if constexpr (ROWS > 1) return rows_of_codes<SMALL, ROWS / 2>(layout, place, units, row, rows, scores);
+  return row;
+}
+
+// Queries times keys of one tile, or weights times values.
+inline void multiply_tile(const CacheLayout &layout, const AttendPlace &place, const CacheUnits &units, int64_t rows, bool scores) {
+  switch (layout.type) {
+  case CacheType::kFloat32: rows_of_floats<Float32Words, kAttendRows>(layout, place, units, 0, rows, scores); return;
+  case CacheType::kFloat16: rows_of_floats<Float16Words, kAttendRows>(layout, place, units, 0, rows, scores); return;
+  case CacheType::kBfloat16: rows_of_floats<PairWords, kAttendRows>(layout, place, units, 0, rows, scores); return;
+  case CacheType::kInt8: rows_of_codes<false, kCodeRows>(layout, place, units, 0, rows, scores); return;
+  case CacheType::kInt4: rows_of_codes<true, kCodeRows>(layout, place, units, 0, rows, scores); return;
+  }
+}
+
+// Adds a later chunk's softmax to that of all earlier ones.
+FLYWEIGHT_INLINE void merge_row(int64_t head, float *sums, float *largest, float *total, const float *chunk_sums, float chunk_largest, float chunk_total) {
+  if (chunk_total == 0.0f) return; // it saw no key
+  if (*total == 0.0f) {
+    for (int64_t i = 0; i < head; i += 16) store(sums + i, load(chunk_sums + i));
+    *largest = chunk_largest, *total = chunk_total;
+    return;
+  }
+  const float now = *largest > chunk_largest ? *largest : chunk_largest;
+  float lanes[16] = {*largest - now, chunk_largest - now};
+  store(lanes, exponential(load(lanes)));
+  for (int64_t i = 0; i < head; i += 16) store(sums + i, fma(load(chunk_sums + i), splat(lanes[1]), mul(load(sums + i), splat(lanes[0]))));
+  *total = *total * lanes[0] + chunk_total * lanes[1];
+  *largest = now;
+}
+
+// Where a query's head begins in q and out.
+FLYWEIGHT_INLINE int64_t row_offset(const AttendArguments &a, const AttendTask &task, int64_t row) {
+  const int64_t group = a.num_heads / a.layout.num_kv_heads, token = a.query_starts[task.sequence] + task.query_begin + row / group;
+  return (token * a.num_heads + task.kv_head * group + row % group) * a.layout.head_dim;
+}
+
+FLYWEIGHT_INLINE void finish_row(const AttendArguments &a, const AttendTask &task, int64_t row, const float *sums, float largest, float total) {
+  float factor = 1.0f / total;
+  if (a.sinks) {
+    const int64_t group = a.num_heads / a.layout.num_kv_heads;
+    const float sink = a.sinks[task.kv_head * group + row % group], now = largest > sink ? largest : sink;
+    float lanes[16] = {largest - now, sink - now};
+    store(lanes, exponential(load(lanes)));
+    factor = lanes[0] / (total * lanes[0] + lanes[1]);
+  }
+  float *to = a.out + row_offset(a, task, row);
+  for (int64_t i = 0; i < a.layout.head_dim; i += 16)
+    store_first(to + i, mul(load(sums + i), splat(factor)), a.layout.head_dim - i < 16 ? a.layout.head_dim - i : 16);
+}
+
+// One chunk's results of a row as they wait for the merge: sums, then the maximum and the total.
+inline int64_t partial_floats(const CacheLayout &layout) { return layout.padded_dim + 16; }
+
+inline void attend_merge(const AttendArguments &a, const AttendTask &task) {
+  const int64_t rows = (task.query_end - task.query_begin) * (a.num_heads / a.layout.num_kv_heads), head = a.layout.padded_dim;
+  const int64_t record = partial_floats(a.layout);
+  for (int64_t row = 0; row < rows; ++row) {
+    float *first = a.partials + task.partials + row * record;
+    for (int64_t chunk = 1; chunk < task.chunk_end - task.chunk_begin; ++chunk) {
+      const float *next = a.partials + task.partials + (chunk * rows + row) * record;
+      merge_row(head, first, first + head, first + head + 1, next, next[head], next[head + 1]);
+    }
+    finish_row(a, task, row, first, first[head], first[head + 1]);
+  }
+}
+
+inline void attend(const AttendArguments &a, const AttendTask &task, float *workspace) {
+  const CacheLayout &layout = a.layout;
+  const int64_t group = a.num_heads / layout.num_kv_heads, head = layout.padded_dim;
+  const int64_t queries = task.query_end - task.query_begin, rows = queries * group, record = partial_floats(layout);
+  AttendPlace place;
+  attend_place(layout, rows, workspace, &place);
+  const int64_t new_tokens = a.query_starts[task.sequence + 1] - a.query_starts[task.sequence];
+  const int64_t first_position = a.context_lengths[task.sequence] - new_tokens + task.query_begin, last_position = first_position + queries - 1;
+  const auto oldest_of = [&](int64_t position) { return a.window > 0 && position >= a.window ? position - a.window + 1 : int64_t{0}; };
+  const int64_t oldest = oldest_of(first_position);
+  for (int64_t row = 0; row < rows; ++row) {
+    prepare_query(a, place, row, a.q + row_offset(a, task, row));
+    for (int64_t i = 0; i < head; i += 16) store(place.merged_sums + row * head + i, splat(0.0f));
+    place.merged_largest[row] = -__builtin_inff(), place.merged_totals[row] = 0.0f;
+  }
   const int32_t *block_table = a.block_tables + task.sequence * a.max_blocks;
-  int64_t offsets[2][kKeyTile]; // of this tile and of the next
-  int64_t key = oldest / kKeyTile * kKeyTile, num_next = locate_tile(a, block_table, task.kv_head, key, last_position + 1, offsets[0]);
-  for (int64_t turn = 0; key <= last_position; key += kKeyTile, turn = 1 - turn) {
-    const int64_t num_keys = num_next;
-    num_next = locate_tile(a, block_table, task.kv_head, key + kKeyTile, last_position + 1, offsets[1 - turn]);
-    gather_tile(a, offsets[turn], num_keys, offsets[1 - turn], num_next, place);
-    for (int64_t column = 0; column < kKeyTile; column += 16 * kWidePanels) {
-      FloatTile tile;
-      tile.x = place.queries, tile.x_stride = head, tile.w = place.keys + column, tile.w_step = kKeyTile, tile.w_panel = 16;
-      tile.depth = a.head_dim, tile.out = {place.scores + column, kKeyTile, 16 * kWidePanels, true, nullptr};
-      run_rows<kWidePanels, kMaxRows>(tile, rows);
+  const auto unit_at = [&](int64_t key) {
+    const int64_t slot = block_table[key / layout.block_size] * layout.block_size + key % layout.block_size;
+    return static_cast<const uint8_t *>(a.cache) + layout.unit(slot, task.kv_head);
+  };
+  // The next tile from `key` on that anyone sees, or one that begins beyond the last position.
+  const auto seen_from = [&](int64_t key) { return key < a.keep_first || key + kKeyTile > oldest ? key : oldest / kKeyTile * kKeyTile; };
+  for (int64_t chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, splat(0.0f));
+      place.largest[row] = -__builtin_inff(), place.totals[row] = 0.0f;
+    }
+    const int64_t chunk_end = (chunk + 1) * kKeyChunk;
+    for (int64_t key = seen_from(chunk * kKeyChunk); key < chunk_end && key <= last_position;) {
+      const int64_t following = seen_from(key + kKeyTile);
+      CacheUnits units{};
+      for (int64_t u = 0; u < kTileUnits; ++u) {
+        const int64_t first = key + u * kCacheUnit, next = following + u * kCacheUnit;
+        if (first <= last_position) units.unit[u] = unit_at(first), ++units.count;
+        else units.unit[u] = units.unit[units.count - 1];
+        units.next[u] = next <= last_position ? unit_at(next) : u ? units.next[u - 1] : nullptr;
+      }
+      multiply_tile(layout, place, units, rows, true);
+      const int64_t width = units.count * kCacheUnit;
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t position = first_position + row / group;
+        const auto within = [&](int64_t at) { return at <= key ? int64_t{0} : at - key < width ? at - key : width; };
+        VisibleKeys visible{within(a.keep_first < position + 1 ? a.keep_first : position + 1), within(oldest_of(position)), within(position + 1)};
+        if (visible.begin < visible.first_end) visible.begin = visible.first_end;
+        const float factor = soften_row(a, place.scores + row * kKeyTile, visible, width, place.largest + row);
+        const float total = place_weights(layout, place, units, row, width);
+        place.totals[row] = place.totals[row] * factor + total;
+        if (factor != 1.0f)
+          for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, mul(load(place.sums + row * head + i), splat(factor)));
+      }
+      multiply_tile(layout, place, units, rows, false);
+      key = following;
     }
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t position = first_position + row / group;
-      const int64_t oldest_here = a.window > 0 && position - a.window + 1 > 0 ? position - a.window + 1 : 0;
-      const int64_t begin = oldest_here > key ? oldest_here - key : 0, end = position + 1 - key;
-      const float factor = soften_row(place.scores + row * kKeyTile, begin < kKeyTile ? begin : kKeyTile, end < kKeyTile ? end : kKeyTile,
-                                      a.softcap, place.largest + row, place.totals + row);
-      if (factor != 1.0f)
-        for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, mul(load(place.sums + row * head + i), splat(factor)));
-    }
-    for (int64_t column = 0; column < head; column += 16 * kWidePanels) {
-      FloatTile tile;
-      tile.x = place.scores, tile.x_stride = kKeyTile, tile.w = place.values + column, tile.w_step = head, tile.w_panel = 16;
-      tile.depth = num_keys, tile.out = {place.sums + column, head, 16 * kWidePanels, false, nullptr};
-      const int64_t panels = (head - column) / 16;
-      run_strip<kWidePanels, kMaxRows>(tile, rows, panels < kWidePanels ? panels : kWidePanels);
+      if (task.partials >= 0) {
+        float *to = a.partials + task.partials + ((chunk - task.first_chunk) * rows + row) * record;
+        for (int64_t i = 0; i < head; i += 16) store(to + i, load(place.sums + row * head + i));
+        to[head] = place.largest[row], to[head + 1] = place.totals[row];
+      } else {
+        merge_row(head, place.merged_sums + row * head, place.merged_largest + row, place.merged_totals + row, place.sums + row * head, place.largest[row], place.totals[row]);
+      }
     }
   }
-  for (int64_t row = 0; row < rows; ++row) {
-    float *to = a.out + ((first_token + row / group) * a.num_heads + task.kv_head * group + row % group) * a.head_dim;
-    const F32x16 factor = splat(1.0f / place.totals[row]);
-    for (int64_t i = 0; i < a.head_dim; i += 16) {
-      const int64_t left = a.head_dim - i < 16 ? a.head_dim - i : 16;
-      store_first(to + i, mul(load(place.sums + row * head + i), factor), left);
-    }
-  }
+  if (task.partials >= 0) return;
+  for (int64_t row = 0; row < rows; ++row) finish_row(a, task, row, place.merged_sums + row * head, place.merged_largest[row], place.merged_totals[row]);
 }

@@ -77,14 +77,3 @@ inline void cap(const float *x, float *out, float scale, float softcap, int64_t 
     store_first(out + i, values, left);
   }
 }
-
-inline void convert(const float *x, void *out, CacheType type, int64_t count) {
-  uint16_t *halves = static_cast<uint16_t *>(out);
-  int64_t i = 0;
-  if (type == CacheType::kFloat32) {
-    for (; i < count; ++i) static_cast<float *>(out)[i] = x[i];
-    return;
-  }
-  for (; i + 16 <= count; i += 16) type == CacheType::kFloat16 ? store_float16(halves + i, load(x + i)) : store_bfloat16(halves + i, load(x + i));
-  for (; i < count; ++i) halves[i] = type == CacheType::kFloat16 ? half_of_float(x[i]) : bfloat16_of_float(x[i]);
-}

@@ -107,25 +107,29 @@ void check_elementwise() {
 
 void check_attention() {
   for (const int64_t head : {5, 64, 72})
-    for (const CacheType type : {CacheType::kFloat32, CacheType::kFloat16, CacheType::kBfloat16}) {
-      constexpr int64_t heads = 6, kv_heads = 2, block = 8, blocks = 20;
-      const std::vector<int32_t> tables{3, 1, 19, 0, 7, 8, 9, 10, 11, 12, 13, 14}, starts{0, 1, 18}, lengths{11, 44};
-      const int64_t size = blocks * block * kv_heads * head, bytes = type == CacheType::kFloat32 ? 4 : 2;
-      const std::vector<float> q = numbers(18 * heads * head), kv = numbers(size);
+    for (const CacheType type : {CacheType::kFloat32, CacheType::kFloat16, CacheType::kBfloat16, CacheType::kInt8, CacheType::kInt4}) {
+      constexpr int64_t heads = 6, kv_heads = 2, block = 32, blocks = 40;
+      const CacheLayout layout = CacheLayout::make(type, kv_heads, head, block);
+      std::vector<int32_t> tables(3 * 35);
+      for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>((7 * i) % blocks);
+      const std::vector<int32_t> starts{0, 1, 18, 19}, lengths{11, 44, 1100};
+      const std::vector<float> q = numbers(19 * heads * head), k = numbers(block * blocks * kv_heads * head), v = numbers(block * blocks * kv_heads * head);
+      const std::vector<float> sinks = numbers(heads);
       std::vector<int64_t> slots(static_cast<size_t>(blocks * block));
-      for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(slots.size() - 1 - i);
-      compare("attend", [&] {
-        std::vector<std::byte> keys(static_cast<size_t>(size * bytes)), values(keys.size());
-        cache_write(kv.data(), kv.data(), keys.data(), values.data(), type, slots.data(), blocks * block, kv_heads * head);
-        std::vector<float> out(q.size());
-        AttendArguments a{};
-        a.q = q.data(), a.out = out.data(), a.keys = keys.data(), a.values = values.data(), a.cache_type = type;
-        a.num_heads = heads, a.num_kv_heads = kv_heads, a.head_dim = head, a.block_size = block, a.max_blocks = 6;
-        a.block_tables = tables.data(), a.query_starts = starts.data(), a.context_lengths = lengths.data();
-        a.scale = 0.1f, a.softcap = 5.0f, a.window = 9;
-        attend(a, 2);
-        return out;
-      });
+      for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
+      for (const int64_t window : {0, 9, 600})
+        compare("attend", [&] {
+          std::vector<uint8_t> cache(static_cast<size_t>(blocks * kv_heads * layout.head_bytes()), 0xff);
+          cache_write(layout, k.data(), v.data(), cache.data(), slots.data(), blocks * block);
+          std::vector<float> out(q.size());
+          AttendArguments a{};
+          a.q = q.data(), a.out = out.data(), a.cache = cache.data(), a.layout = layout, a.num_heads = heads, a.max_blocks = 35;
+          a.block_tables = tables.data(), a.query_starts = starts.data(), a.context_lengths = lengths.data();
+          a.scale = 0.1f, a.softcap = window == 9 ? 5.0f : 0.0f, a.window = window, a.keep_first = window == 9 ? 3 : 0;
+          a.sinks = window ? sinks.data() : nullptr;
+          attend(a, 3);
+          return out;
+        }, type == CacheType::kBfloat16 ? 1e-2f : 1e-3f);
     }
 }
 

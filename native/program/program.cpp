@@ -76,8 +76,8 @@ void execute(const Heads &one, const Step &step, const Activations &at) {
 
 void execute(const Attend &one, const Step &step, const Activations &at) {
   AttendArguments a = one.arguments;
-  cache_write(at.at(one.k), at.at(one.v), one.keys, one.values, a.cache_type, step.slots, step.tokens, a.num_kv_heads * a.head_dim);
-  a.q = at.at(one.q), a.out = at.at(one.out), a.keys = one.keys, a.values = one.values;
+  cache_write(a.layout, at.at(one.k), at.at(one.v), one.cache, step.slots, step.tokens);
+  a.q = at.at(one.q), a.out = at.at(one.out), a.cache = one.cache;
   a.max_blocks = step.max_blocks, a.block_tables = step.block_tables;
   a.query_starts = step.query_starts, a.context_lengths = step.context_lengths;
   attend(a, step.sequences);
@@ -112,7 +112,7 @@ bool accepts_one(const Heads &one, const Step &step) {
 }
 
 bool accepts_one(const Attend &one, const Step &step) {
-  const int64_t block = one.arguments.block_size;
+  const int64_t block = one.arguments.layout.block_size;
   return lie_within(step.slots, step.tokens, one.num_blocks * block) &&
          lie_within(step.block_tables, step.sequences * step.max_blocks, one.num_blocks) &&
          std::all_of(step.context_lengths, step.context_lengths + step.sequences, [&](int32_t length) { return length <= step.max_blocks * block; });

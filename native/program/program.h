@@ -54,7 +54,7 @@ struct Heads {
 struct Attend {
   Place q, k, v, out;        // each without gaps
   AttendArguments arguments; // what does not change from step to step
-  void *keys, *values;
+  void *cache;
   int64_t num_blocks;
 };
 

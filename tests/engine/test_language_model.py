@@ -114,8 +114,8 @@ def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pyt
 
 
 def test_scored_sequences_give_their_blocks_to_the_next(folder: Path) -> None:
-    small = load(folder, cache_tokens=48)
-    sequences = random_prompts(30, low=1, high=48)
+    small = load(folder, cache_tokens=96)
+    sequences = random_prompts(30, low=1, high=96)
     for chunk_tokens in (10, 16, 512):
         found = gathered(small, sequences, chunk_tokens)
         assert [len(logits) for logits in found] == [len(tokens) for tokens in sequences]
@@ -291,15 +291,15 @@ def test_the_log_says_first_what_runs(folder: Path, caplog: pytest.LogCaptureFix
     assert "kernels " in machine
     assert machine.endswith("threads")
     assert formats == "llama, 2 blocks on native kernels; linear layers: 14 float32 in float32; head float32"
-    assert cache == "KV cache float32, 112 tokens"
+    assert cache == "KV cache float32, 128 tokens"
 
 
 def test_a_small_cache_limits_the_context(folder: Path) -> None:
-    model = load(folder, cache_tokens=48)
-    assert model.context_length == 48
-    assert last(model, [5] * 40, GREEDY).usage.completion_tokens == 8
-    with pytest.raises(UsageError, match="the prompt has 48 tokens and the context holds 48"):
-        model.stream([5] * 48)
+    model = load(folder, cache_tokens=40)
+    assert model.context_length == 64
+    assert last(model, [5] * 56, GREEDY).usage.completion_tokens == 8
+    with pytest.raises(UsageError, match="the prompt has 64 tokens and the context holds 64"):
+        model.stream([5] * 64)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ def test_a_small_cache_limits_the_context(folder: Path) -> None:
     [
         ({"compute": "int4"}, UsageError, "compute='int4' is unknown; choose auto, float32, bfloat16, int8"),
         ({"backend": "cuda"}, UsageError, "backend='cuda' is unknown; choose native or torch"),
-        ({"kv_dtype": "int8"}, UsageError, "kv_dtype='int8' is unknown; choose float32"),
-        ({"cache_tokens": 1}, UsageError, "cache_tokens=1 is not allowed; choose 16 or more"),
+        ({"kv_dtype": "int3"}, UsageError, "kv_dtype='int3' is unknown; choose float32, float16, bfloat16, int8, int4"),
+        ({"cache_tokens": 1}, UsageError, "cache_tokens=1 is not allowed; choose 32 or more"),
         ({"cache_tokens": 10**15}, ResourceError, "choose fewer cache_tokens"),
         ({"backend": "torch", "compute": "int8"}, UsageError, "compute='int8' is not available with backend='torch'"),
     ],

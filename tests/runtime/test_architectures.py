@@ -276,7 +276,7 @@ def torch_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, SequencePlanner]:
 
 
 def native_ops(spec: ModelSpec, weights: Weights) -> tuple[Ops, SequencePlanner]:
-    cache = KVCache(spec.blocks, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    cache = KVCache(spec.blocks, num_blocks=4)
     return NativeOps(PreparedWeights.prepare(spec, weights, "float32"), cache), SequencePlanner.of(cache)
 
 
@@ -388,7 +388,7 @@ def test_one_call_a_step_gives_the_bits_of_op_by_op(example: Example) -> None:
     weights = PreparedWeights.prepare(spec, Weights.open(checkpoint, spec), "float32")
     logits: list[list[np.ndarray]] = []
     for fused in (False, True):
-        cache = KVCache(spec.blocks, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+        cache = KVCache(spec.blocks, num_blocks=4)
         planner, sequences = SequencePlanner.of(cache), [CachedSequence(), CachedSequence()]
         runner = NativeRuntime(spec, weights, cache) if fused else OpByOp(spec, NativeOps(weights, cache))
         chunks = [

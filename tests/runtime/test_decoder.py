@@ -54,8 +54,8 @@ def test_no_token_sees_a_later_one(model: tuple[ModelSpec, PreparedWeights]) -> 
 
 def test_sequences_side_by_side_do_not_see_each_other(model: tuple[ModelSpec, PreparedWeights]) -> None:
     spec, weights = model
-    cache = KVCache(spec.blocks, num_blocks=8, block_size=2)
-    prompts = [TOKENS[:4], [77], TOKENS[1:]]
+    cache = KVCache(spec.blocks, num_blocks=8)
+    prompts = [TOKENS[:4] * 10, [77], TOKENS[1:] * 7]
     batch = SequencePlanner.of(cache).plan([CachedSequence() for _ in prompts], prompts, all_logits=True)
     together = np.split(run_model(spec, NativeOps(weights, cache), batch), batch.query_starts[1:-1])
     for prompt, logits in zip(prompts, together, strict=True):
@@ -64,13 +64,14 @@ def test_sequences_side_by_side_do_not_see_each_other(model: tuple[ModelSpec, Pr
 
 def test_any_cutting_of_a_sequence_gives_the_same_logits(model: tuple[ModelSpec, PreparedWeights]) -> None:
     spec, weights = model
-    expected = run(model, TOKENS)
-    for cuts in ([1, 1, 1, 1, 1, 1], [2, 4], [5, 1]):
-        cache = KVCache(spec.blocks, num_blocks=4, block_size=4)
+    tokens = TOKENS * 6
+    expected = run(model, tokens)
+    for cuts in ([1] * 36, [2, 4, 30], [5, 27, 1, 3]):
+        cache = KVCache(spec.blocks, num_blocks=4)
         ops, planner, sequence = NativeOps(weights, cache), SequencePlanner.of(cache), CachedSequence()
         start, rows = 0, []
         for count in cuts:
-            batch = planner.plan([sequence], [TOKENS[start : start + count]], all_logits=True)
+            batch = planner.plan([sequence], [tokens[start : start + count]], all_logits=True)
             rows.append(run_model(spec, ops, batch))
             start += count
         np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-5)

@@ -13,7 +13,7 @@ from flyweight.engine.language_model import LanguageModel, Message
 from flyweight.engine.load import load
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
-from flyweight.formats.plain import FloatName
+from flyweight.kernels import KVDtype
 from flyweight.models import read_spec
 from flyweight.progress import Bar, Silent
 from flyweight.runtime.prepared import ModelCompute
@@ -30,7 +30,7 @@ def chat(
     options: Annotated[SamplingOptions | None, Parameter(name="*")] = None,
     compute: ModelCompute = "auto",
     cache_tokens: int | None = None,
-    kv_dtype: FloatName = "float32",
+    kv_dtype: KVDtype = "float32",
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Talk with a model in the terminal; it sees the whole conversation.

@@ -16,12 +16,12 @@ from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, ResourceError, UsageError
 from flyweight.formats.base import Array
-from flyweight.formats.plain import FLOAT_DTYPES, FloatName
+from flyweight.kernels import KV_DTYPES, KVDtype
 from flyweight.machine import Machine
 from flyweight.models import read_spec
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
-from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache
+from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache, cache_block_bytes
 from flyweight.runtime.native_ops import NativeOps
 from flyweight.runtime.native_program import NativeRuntime
 from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
@@ -41,7 +41,7 @@ def load(
     compute: ModelCompute = "auto",
     backend: Backend = "native",
     cache_tokens: int | None = None,
-    kv_dtype: FloatName = "float32",
+    kv_dtype: KVDtype = "float32",
     fused: bool = True,
     progress: Progress | None = None,
 ) -> LanguageModel:
@@ -69,8 +69,8 @@ def load(
         raise UsageError(f"compute={compute!r} is unknown; choose {', '.join(COMPUTES)}")
     if backend not in ("native", "torch"):
         raise UsageError(f"backend={backend!r} is unknown; choose native or torch")
-    if kv_dtype not in FLOAT_DTYPES:
-        raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(FLOAT_DTYPES)}")
+    if kv_dtype not in KV_DTYPES:
+        raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(KV_DTYPES)}")
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     spec = read_spec(checkpoint.config)
     weights = Weights.open(checkpoint, spec)
@@ -111,12 +111,12 @@ def load(
 
 
 def _torch_runner(
-    spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blocks: int, kv_dtype: FloatName
+    spec: ModelSpec, weights: Weights, compute: ModelCompute, num_blocks: int, kv_dtype: KVDtype
 ) -> Runner:
     if compute == "int8":
         raise UsageError("compute='int8' is not available with backend='torch'; choose float32 or bfloat16")
-    if kv_dtype == "float16":
-        raise UsageError("kv_dtype='float16' is not available with backend='torch'; choose float32 or bfloat16")
+    if kv_dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"kv_dtype={kv_dtype!r} is not available with backend='torch'; choose float32 or bfloat16")
     from flyweight.runtime.torch_ops import TorchCache, TorchOps  # torch is an extra and takes seconds to import
 
     cache = TorchCache(spec, num_blocks=num_blocks, dtype=kv_dtype)
@@ -129,26 +129,20 @@ def _from_torch(logits: Any) -> Array:
     return array
 
 
-def _num_cache_blocks(spec: ModelSpec, cache_tokens: int | None, kv_dtype: FloatName) -> int:
+def _num_cache_blocks(spec: ModelSpec, cache_tokens: int | None, kv_dtype: KVDtype) -> int:
     if cache_tokens is not None:
         if cache_tokens < BLOCK_SIZE:
             raise UsageError(f"cache_tokens={cache_tokens} is not allowed; choose {BLOCK_SIZE} or more")
         return -(-cache_tokens // BLOCK_SIZE)
-    affordable = Machine.detect().free_memory_bytes // 4 // (BLOCK_SIZE * _token_bytes(spec, kv_dtype))
+    affordable = Machine.detect().free_memory_bytes // 4 // cache_block_bytes(spec.blocks, kv_dtype)
     return max(1, min(-(-DEFAULT_CONTEXTS * spec.max_positions // BLOCK_SIZE), affordable))
 
 
-def _token_bytes(spec: ModelSpec, kv_dtype: FloatName) -> int:
-    """Bytes of one token's keys and values in all blocks."""
-    values = sum(2 * block.attention.num_kv_heads * block.attention.head_dim for block in spec.blocks)
-    return values * FLOAT_DTYPES[kv_dtype].itemsize
-
-
-def _make_cache(spec: ModelSpec, num_blocks: int, kv_dtype: FloatName) -> KVCache:
+def _make_cache(spec: ModelSpec, num_blocks: int, kv_dtype: KVDtype) -> KVCache:
     try:
         return KVCache(spec.blocks, num_blocks=num_blocks, dtype=kv_dtype)
     except MemoryError:
-        wanted = num_blocks * BLOCK_SIZE * _token_bytes(spec, kv_dtype)
+        wanted = num_blocks * cache_block_bytes(spec.blocks, kv_dtype)
         raise ResourceError(
             f"a KV cache of {num_blocks * BLOCK_SIZE} tokens in {kv_dtype} takes {wanted / 1e9:.1f} GB, more than "
             "there is; choose fewer cache_tokens, or kv_dtype='bfloat16'"

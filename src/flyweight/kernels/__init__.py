@@ -1,14 +1,14 @@
 """The kernels: typed, checked doors to the native code, numpy arrays in and out.
 
-Every function here has a twin of the same name in ``flyweight.kernels.reference`` or ``reference_sampling`` that
-defines what it computes.
-Importing this package picks the instruction set (``FLYWEIGHT_ISA`` caps it) and the number of threads
-(``FLYWEIGHT_THREADS`` sets it); where a value cannot be followed, the first use of a kernel raises KernelError.
-This package knows no model, no file and no storage format beyond the arrays it is given.
+Every function here has a twin of the same name in ``reference``, ``reference_attention`` or ``reference_sampling``
+that defines what it computes. Importing this package picks the instruction set (``FLYWEIGHT_ISA`` caps it) and the
+number of threads (``FLYWEIGHT_THREADS`` sets it); where a value cannot be followed, the first use of a kernel raises
+KernelError. This package knows no model, no file and no storage format beyond the arrays it is given.
 """
 
 from flyweight.kernels._native import LinearHandle
 from flyweight.kernels.attention import attend, cache_write
+from flyweight.kernels.cache_layout import CACHE_UNIT, KV_DTYPES, Cache, CacheLayout, KVDtype
 from flyweight.kernels.codes import unpack_codes
 from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
@@ -38,10 +38,15 @@ from flyweight.kernels.selection import (
 )
 
 __all__ = [
+    "CACHE_UNIT",
+    "KV_DTYPES",
     "LAYOUT_VERSION",
+    "Cache",
+    "CacheLayout",
     "ChoiceRule",
     "Edits",
     "GptqBlock",
+    "KVDtype",
     "Limits",
     "LinearHandle",
     "LogProbabilities",

@@ -25,6 +25,8 @@ class CacheType:
     float32: CacheType
     float16: CacheType
     bfloat16: CacheType
+    int8: CacheType
+    int4: CacheType
 
 class LinearHandle:
     """A packed weight, in memory of its own or a view of other memory. It serves every instruction set."""
@@ -86,9 +88,10 @@ class Program:
         v: Place,
         out: Place,
         num_heads: int,
-        keys: Array,
-        values: Array,
+        cache: Array,
         cache_type: CacheType,
+        head_dim: int,
+        block_size: int,
         scale: float,
         softcap: float,
         window: int,
@@ -143,21 +146,22 @@ def rope(x: Array, cosine: Array, sine: Array, out: Array) -> None: ...
 def act_mul(gate_up: Array, out: Array, activation: Activation) -> None: ...
 def add(x: Array, y: Array, out: Array, alpha: float) -> None: ...
 def cap(x: Array, out: Array, scale: float, softcap: float) -> None: ...
-def cache_write(
-    k: Array, v: Array, key_cache: Array, value_cache: Array, cache_type: CacheType, slots: Array
-) -> None: ...
+def cache_head_bytes(cache_type: CacheType, head_dim: int, block_size: int) -> int: ...
+def cache_write(k: Array, v: Array, cache: Array, cache_type: CacheType, block_size: int, slots: Array) -> None: ...
 def attend(
     q: Array,
-    key_cache: Array,
-    value_cache: Array,
+    cache: Array,
     cache_type: CacheType,
+    block_size: int,
     block_tables: Array,
     query_starts: Array,
     context_lengths: Array,
+    sinks: Array | None,
     out: Array,
     scale: float,
     softcap: float,
     window: int,
+    keep_first: int,
 ) -> None: ...
 def unpack_codes(packed: Array, bits: int, codes: Array) -> None: ...
 def gptq_block(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from flyweight.errors import KernelError
 from flyweight.kernels import _native
-from flyweight.kernels.attention import CACHE_TYPES
 from flyweight.kernels.checks import FLOAT32, Float32, check_array, check_writable, choose
 
+SCALE_TYPES = {name: getattr(_native.CacheType, name) for name in ("float32", "float16", "bfloat16")}
 SMALLEST_SCALE = 2.0**-24  # below it a scale becomes 1, as in the int_group format
 
 
@@ -98,7 +98,7 @@ def gptq_block(
         maximum,
         rule is not None,
         rule is not None and rule.symmetric,
-        choose("scale_dtype", "float32" if rule is None else rule.scale_dtype, CACHE_TYPES),
+        choose("scale_dtype", "float32" if rule is None else rule.scale_dtype, SCALE_TYPES),
         codes,
         errors,
         losses,

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from flyweight.errors import KernelError
 from flyweight.kernels import _native
-from flyweight.kernels.attention import INT32, INT64, check_bounds, check_caches, check_sequences
+from flyweight.kernels.attention import INT32, INT64, check_bounds, check_cache, check_sequences
+from flyweight.kernels.cache_layout import CACHE_TYPES, Cache, CacheLayout
 from flyweight.kernels.checks import FLOAT32, Array, Float32, as_words, check_array, check_writable, choose, float_name
 from flyweight.kernels.elementwise import ACTIVATIONS
 from flyweight.kernels.linear import STORAGES
@@ -130,21 +131,20 @@ class Program:
         out: Place,
         *,
         num_heads: int,
-        keys: Array,
-        values: Array,
+        cache: Cache,
+        layout: CacheLayout,
         scale: float,
         softcap: float,
         window: int,
     ) -> None:
         """``cache_write`` of k and v, then ``attend``; all four matrices without gaps."""
-        cache_type = check_caches(keys, values, (None, None))
-        check_writable("keys", keys)
-        check_writable("values", values)
-        num_blocks, block_size, kv_heads, head_dim = keys.shape
+        check_cache(cache, layout)
+        check_writable("cache", cache)
+        num_blocks, block_size, head_dim = len(cache), layout.block_size, layout.head_dim
         for name, matrix, heads in (
             ("q", q, num_heads),
-            ("k", k, kv_heads),
-            ("v", v, kv_heads),
+            ("k", k, layout.kv_heads),
+            ("v", v, layout.kv_heads),
             ("out", out, num_heads),
         ):
             if matrix.stride != heads * head_dim:
@@ -152,7 +152,9 @@ class Program:
                     f"{name} has rows of {matrix.stride}; {heads} heads of {head_dim} without gaps are needed"
                 )
         if self._cache_shape not in (None, (num_blocks, block_size)):
-            raise KernelError(f"keys have shape {keys.shape}; all layers need {self._cache_shape} blocks of tokens")
+            raise KernelError(
+                f"the cache has {num_blocks} blocks of {block_size} tokens; all layers need {self._cache_shape}"
+            )
         self._cache_shape = num_blocks, block_size
         self._native.attend(
             q.native,
@@ -160,9 +162,10 @@ class Program:
             v.native,
             out.native,
             num_heads,
-            as_words(keys),
-            as_words(values),
-            cache_type,
+            cache,
+            CACHE_TYPES[layout.kv_dtype],
+            head_dim,
+            block_size,
             scale,
             softcap,
             window,

@@ -1,7 +1,8 @@
 """The slow twins: what each kernel computes, in plain numpy. They define; the kernels must agree.
 
-Linears and attention are summed in float64, so that a comparison measures the kernel's error and not the twin's;
-GPTQ is in float32, operation by operation, because there the very codes must agree. Checks nothing: the facade does.
+Linears are summed in float64, so that a comparison measures the kernel's error and not the twin's;
+GPTQ is in float32, operation by operation, because there the very codes must agree. Checks nothing: the facade
+does. The twins of the cache and of attention are in reference_attention.
 """
 
 from dataclasses import dataclass
@@ -137,44 +138,6 @@ def add(x: Float32, y: Float32, alpha: float = 1.0) -> Float32:
 def cap(x: Float32, scale: float, softcap: float = 0.0) -> Float64:
     scaled: Float64 = np.float64(np.float32(scale)) * x
     return scaled if softcap == 0 else softcap * np.tanh(scaled / softcap)
-
-
-def cache_write(k: Float32, v: Float32, key_cache: Array, value_cache: Array, slots: NDArray[np.int64]) -> None:
-    key_cache.reshape(-1, *k.shape[1:])[slots] = k.astype(key_cache.dtype)
-    value_cache.reshape(-1, *v.shape[1:])[slots] = v.astype(value_cache.dtype)
-
-
-def attend(
-    q: Float32,
-    key_cache: Array,
-    value_cache: Array,
-    block_tables: NDArray[np.int32],
-    query_starts: NDArray[np.int32],
-    context_lengths: NDArray[np.int32],
-    *,
-    scale: float,
-    softcap: float = 0.0,
-    window: int = 0,
-) -> Float64:
-    """One softmax per new token and head over all keys it may see."""
-    block_size, kv_heads = key_cache.shape[1], key_cache.shape[2]
-    out = np.zeros(q.shape, np.float64)
-    for sequence, length in enumerate(context_lengths):
-        blocks = block_tables[sequence, : -(-length // block_size)]
-        keys = key_cache[blocks].reshape(-1, *key_cache.shape[2:])[:length].astype(np.float64)
-        values = value_cache[blocks].reshape(-1, *value_cache.shape[2:])[:length].astype(np.float64)
-        begin, end = query_starts[sequence], query_starts[sequence + 1]
-        for token in range(begin, end):
-            position = length - (end - token)
-            seen = slice(max(0, position - window + 1) if window else 0, position + 1)
-            for head in range(q.shape[1]):
-                kv_head = head // (q.shape[1] // kv_heads)
-                scores = keys[seen, kv_head] @ q[token, head].astype(np.float64) * scale
-                if softcap:
-                    scores = softcap * np.tanh(scores / softcap)
-                weights = np.exp(scores - scores.max())
-                out[token, head] = weights @ values[seen, kv_head] / weights.sum()
-    return out
 
 
 def gptq_block(

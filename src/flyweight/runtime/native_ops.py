@@ -55,12 +55,12 @@ class NativeOps:
         return kernels.rope(np.ascontiguousarray(x), cos, sin)
 
     def attend(self, attention: AttentionSpec, layer: int, q: Array, k: Array, v: Array, batch: Batch) -> Array:
-        keys, values = self.cache.layer(layer)
-        kernels.cache_write(np.ascontiguousarray(k), np.ascontiguousarray(v), keys, values, batch.slots)
+        cache, layout = self.cache.layer(layer)
+        kernels.cache_write(np.ascontiguousarray(k), np.ascontiguousarray(v), cache, layout, batch.slots)
         out = kernels.attend(
             np.ascontiguousarray(q),
-            keys,
-            values,
+            cache,
+            layout,
             batch.block_tables,
             batch.query_starts,
             batch.context_lengths,

@@ -125,15 +125,15 @@ class NativeRuntime:
         )
 
     def _append_attend(self, one: steps.Attend) -> None:
-        keys, values = self.cache.layer(one.layer)
+        cache, layout = self.cache.layer(one.layer)
         self._program.attend(
             self._at(one.q),
             self._at(one.k),
             self._at(one.v),
             self._out(one.out),
             num_heads=one.attention.num_heads,
-            keys=keys,
-            values=values,
+            cache=cache,
+            layout=layout,
             scale=one.attention.scale,
             softcap=one.attention.softcap,
             window=one.attention.window,
