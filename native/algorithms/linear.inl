@@ -3,9 +3,7 @@
 constexpr int64_t kPlainDepth = 256; // inputs of float32 weights per pass: a strip of two panels then fits in 32 KiB
 constexpr int64_t kPairDepth = 512;  // inputs of bfloat16 weights per pass
 constexpr int64_t kCodeDepth = 1024; // inputs of integer codes per pass
-
-// Where pair n of eight inputs comes from: the order in which pairs_of_half_bytes and pairs_of_bytes yield them.
-constexpr int kPairOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+constexpr int64_t kOnePassRows = 48; // up to this many rows, one pass over bfloat16 or int8 inputs
 
 // The scale of `count` inputs, absmax / 127, and what to multiply them with.
 inline float activation_scale(const float *x, int64_t count, float *scale_out) {
@@ -95,15 +93,15 @@ inline void prepare_bfloat16(const PackedWeight &w, const LinearInput &in, int64
   }
   for (int64_t segment = 0; segment < w.num_segments; ++segment) {
     const int64_t start = segment_start(w, segment), length = segment_length(w, segment);
-    float total = 0.0f;
-    for (int64_t step = 0; step < w.padded_segment; step += 8)
-      for (int64_t i = 0; i < 8; ++i) {
-        const int64_t from = step + kPairOrder[i];
-        const uint16_t half = from < length ? bfloat16_of_float(x[start + from]) : 0;
-        out[segment * w.padded_segment + step + i] = half;
-        total += float_of_bfloat16(half);
-      }
-    in.float_sums[row * w.num_segments + segment] = total;
+    uint16_t *to = out + segment * w.padded_segment;
+    F32x16 sums = splat(0.0f);
+    for (int64_t i = 0; i < length; i += 16) {
+      uint16_t ordered[16];
+      store_bfloat16_pairs(ordered, length - i >= 16 ? load(x + start + i) : load_first(x + start + i, length - i));
+      __builtin_memcpy(to + i, ordered, w.padded_segment - i >= 16 ? 32 : 16);
+      sums = add(sums, load_bfloat16(ordered));
+    }
+    in.float_sums[row * w.num_segments + segment] = sum(sums);
   }
 }
 
@@ -156,6 +154,7 @@ inline int64_t linear_workspace(const PackedWeight &w) {
 struct Strip {
   int64_t panel, panels, row_begin, rows;
   TileOutput out;
+  bool last; // no panels of the caller's come after these
 };
 
 template <int PANELS, int MAX_ROWS>
@@ -184,72 +183,101 @@ void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &s
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
-inline void place_segments(SegmentTile &tile, const PackedWeight &w, const Strip &strip, int64_t begin, int64_t end) {
+template <int PANELS, int MAX_ROWS>
+void place_segments(SegmentTile &tile, const PackedWeight &w, const Strip &strip, int64_t begin, int64_t end) {
   const int64_t offset = strip.panel * w.num_scales * 16;
   tile.weight = &w, tile.w = w.values + strip.panel * w.panel_bytes;
   tile.scales = w.scales + offset, tile.zero_points = w.zero_points ? w.zero_points + offset : nullptr;
   tile.segment_begin = begin, tile.segment_end = end;
   tile.out = strip.out;
+  // One tile of rows over one panel reads a stream. Several tiles find the codes in a cache, all but the first: each asks
+  // for a part of the next strip, so that memory never waits for arithmetic.
+  const int64_t step_bytes = w.storage == Storage::kUint4 ? 64 : 128, tiles = (strip.rows + MAX_ROWS - 1) / MAX_ROWS;
+  const uint8_t *codes = tile.w + begin * (w.padded_segment / 8) * step_bytes;
+  if (PANELS == 1 && tiles == 1) tile.ahead = codes + kReadAhead, tile.ahead_step = step_bytes;
+  else if (strip.last) tile.ahead = codes, tile.ahead_step = 0;
+  else tile.ahead = codes + strip.panels * w.panel_bytes, tile.ahead_step = step_bytes / tiles;
 }
 
 template <bool SMALL, bool ONE_ORDER, int PANELS, int MAX_ROWS>
 void linear_code_pairs(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
   CodePairTile<SMALL, ONE_ORDER> tile;
-  place_segments(tile, w, strip, begin, end);
+  place_segments<PANELS, MAX_ROWS>(tile, w, strip, begin, end);
   tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
   tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
 template <bool SMALL, int PANELS, int MAX_ROWS>
-void linear_codes(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
-  if (w.compute == Compute::kBfloat16) {
-    if (in.batch_invariant) return linear_code_pairs<SMALL, true, PANELS, MAX_ROWS>(w, in, strip, begin, end);
-    return linear_code_pairs<SMALL, false, PANELS, MAX_ROWS>(w, in, strip, begin, end);
-  }
+void linear_code_quads(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
   CodeQuadTile<SMALL> tile;
-  place_segments(tile, w, strip, begin, end);
+  place_segments<PANELS, MAX_ROWS>(tile, w, strip, begin, end);
   tile.x = static_cast<const int8_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
   tile.input_scales = in.scales + strip.row_begin * in.num_activation_scales, tile.input_scales_stride = in.num_activation_scales;
   tile.sums = in.integer_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
-template <int PANELS, int MAX_ROWS>
-void linear_strip(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
-  if (w.compute == Compute::kFloat32) return linear_float32<PANELS, MAX_ROWS>(w, in, strip, begin, end, workspace);
-  if (!is_integer(w.storage)) {
-    PairTile tile;
-    tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride + begin, tile.x_stride = in.values_stride;
-    tile.w = w.values + strip.panel * w.panel_bytes + begin / 2 * 64, tile.w_panel = w.panel_bytes, tile.pairs = (end - begin + 1) / 2;
-    tile.out = strip.out;
-    return run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+// How a strip is cut into tiles. kStream: a few rows of integer codes, one panel after the other, each read once. kFew: a few
+// rows of anything else, several panels side by side. kWide: many rows.
+enum class Cut { kStream, kFew, kWide };
+
+template <bool SMALL> void linear_codes(Cut cut, const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
+  if (w.compute == Compute::kInt8) {
+    if (cut == Cut::kStream) return linear_code_quads<SMALL, 1, kStreamRows>(w, in, strip, begin, end);
+    return linear_code_quads<SMALL, kWidePanels, kMaxRows>(w, in, strip, begin, end);
   }
-  if (w.storage == Storage::kUint4) linear_codes<true, PANELS, MAX_ROWS>(w, in, strip, begin, end);
-  else linear_codes<false, PANELS, MAX_ROWS>(w, in, strip, begin, end);
+  if (cut == Cut::kStream) return linear_code_pairs<SMALL, false, 1, kStreamRows>(w, in, strip, begin, end);
+  if (cut == Cut::kFew) return linear_code_pairs<SMALL, true, kFewRowsPanels, kFewRows>(w, in, strip, begin, end);
+  linear_code_pairs<SMALL, true, kWidePanels, kMaxRows>(w, in, strip, begin, end);
+}
+
+template <int PANELS, int MAX_ROWS>
+void linear_plain(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end, float *workspace) {
+  if (w.compute == Compute::kFloat32) return linear_float32<PANELS, MAX_ROWS>(w, in, strip, begin, end, workspace);
+  PairTile tile;
+  tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride + begin, tile.x_stride = in.values_stride;
+  tile.w = w.values + strip.panel * w.panel_bytes + begin / 2 * 64, tile.w_panel = w.panel_bytes, tile.pairs = (end - begin + 1) / 2;
+  tile.out = strip.out;
+  run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
+}
+
+// The way to cut for so many rows. In batch-invariant mode bfloat16 sums of codes do without the stream's second order.
+inline Cut cut_of(const PackedWeight &w, const LinearInput &in, int64_t rows) {
+  const bool codes = is_integer(w.storage) && w.compute != Compute::kFloat32;
+  if (codes && rows <= kStreamRows && !(in.batch_invariant && w.compute == Compute::kBfloat16)) return Cut::kStream;
+  return rows <= kFewRows && !(codes && w.compute == Compute::kInt8) ? Cut::kFew : Cut::kWide;
+}
+
+// One pass covers a depth, in inputs or segments, whose weights stay in the first-level cache while all rows go by.
+inline int64_t depth_of(const PackedWeight &w, Cut cut, int64_t rows) {
+  const int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features;
+  if (w.compute == Compute::kFloat32) {
+    if (cut == Cut::kFew && w.storage == Storage::kFloat32) return length;
+    return is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth;
+  }
+  // A few rows need no passes: the second-level cache holds a strip and their inputs.
+  if (cut != Cut::kWide || rows <= kOnePassRows) return length;
+  return is_integer(w.storage) ? segments_per_pass(w, kCodeDepth) : kPairDepth;
 }
 
 inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end, float *workspace) {
   const int64_t column_end = panel_end * 16 < w.out_features ? panel_end * 16 : w.out_features;
-  const bool few = row_end - row_begin <= kFewRows;
-  // One pass covers a depth whose weights stay in the first-level cache while all rows go by. A few rows need no passes.
-  int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = length;
-  if (w.compute == Compute::kFloat32) {
-    if (!few || w.storage != Storage::kFloat32) depth = is_integer(w.storage) ? segments_per_pass(w, kPlainDepth) : kPlainDepth;
-  } else if (!few) {
-    depth = is_integer(w.storage) ? segments_per_pass(w, kCodeDepth) : kPairDepth;
-  }
+  const Cut cut = cut_of(w, in, row_end - row_begin);
+  const int64_t length = is_integer(w.storage) ? w.num_segments : w.in_features, depth = depth_of(w, cut, row_end - row_begin);
   for (int64_t begin = 0; begin < length; begin += depth) {
     const int64_t end = begin + depth < length ? begin + depth : length;
-    const int64_t step = few ? kFewRowsPanels : kWidePanels;
+    const int64_t step = cut == Cut::kStream ? 1 : cut == Cut::kFew ? kFewRowsPanels : kWidePanels;
     for (int64_t panel = panel_begin; panel < panel_end; panel += step) {
       const int64_t panels = panel_end - panel < step ? panel_end - panel : step;
       const int64_t columns = column_end - panel * 16 < panels * 16 ? column_end - panel * 16 : panels * 16;
       const TileOutput tile{out.y + row_begin * out.y_stride + panel * 16, out.y_stride, columns, begin == 0, out.bias ? out.bias + panel * 16 : nullptr};
-      const Strip strip{panel, panels, row_begin, row_end - row_begin, tile};
-      if (few) linear_strip<kFewRowsPanels, kFewRows>(w, in, strip, begin, end, workspace);
-      else linear_strip<kWidePanels, kMaxRows>(w, in, strip, begin, end, workspace);
+      const Strip strip{panel, panels, row_begin, row_end - row_begin, tile, panel + panels == panel_end};
+      if (w.compute != Compute::kFloat32 && w.storage == Storage::kUint4) linear_codes<true>(cut, w, in, strip, begin, end);
+      else if (w.compute != Compute::kFloat32 && w.storage == Storage::kUint8) linear_codes<false>(cut, w, in, strip, begin, end);
+      else if (cut == Cut::kFew) linear_plain<kFewRowsPanels, kFewRows>(w, in, strip, begin, end, workspace);
+      else linear_plain<kWidePanels, kMaxRows>(w, in, strip, begin, end, workspace);
     }
   }
 }

@@ -1,5 +1,8 @@
 // Register tiles: ROWS inputs against PANELS panels of sixteen outputs, all partial sums in registers.
 
+// How far before its use a stream of weights is asked for; the hardware alone was seen to reach four fifths of the bandwidth.
+constexpr int64_t kReadAhead = 1024;
+
 // Where a tile of results lies and what it starts from: `columns` of its PANELS * 16 exist.
 struct TileOutput {
   float *y;
@@ -37,6 +40,15 @@ template <int ROWS, int PANELS>
 FLYWEIGHT_INLINE void splat_tile(F32x16 (&tile)[ROWS][PANELS], float value) {
   for (int r = 0; r < ROWS; ++r)
     for (int p = 0; p < PANELS; ++p) tile[r][p] = splat(value);
+}
+
+// Asks for the step of codes at `next` of every panel. Past the end of a weight this does no harm.
+template <int PANELS, bool SMALL> FLYWEIGHT_INLINE void ask_ahead(const uint8_t *next, int64_t panel_bytes) {
+#pragma GCC unroll 4
+  for (int p = 0; p < PANELS; ++p) {
+    __builtin_prefetch(next + p * panel_bytes);
+    if constexpr (!SMALL) __builtin_prefetch(next + p * panel_bytes + 64);
+  }
 }
 
 // y += x w, in float32. Step k of panel p lies at w + k * w_step + p * w_panel.
@@ -82,7 +94,10 @@ struct PairTile {
     for (int64_t k = 0; k < pairs; ++k) {
       BfPairs weights[PANELS];
 #pragma GCC unroll 4
-      for (int p = 0; p < PANELS; ++p) weights[p] = load_pairs(w + k * 64 + p * w_panel);
+      for (int p = 0; p < PANELS; ++p) {
+        if constexpr (ROWS <= kFewRows) __builtin_prefetch(w + k * 64 + p * w_panel + kReadAhead);
+        weights[p] = load_pairs(w + k * 64 + p * w_panel);
+      }
 #pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r) {
         const BfInput input = load_pair(x + r * x_stride + 2 * k);
@@ -102,19 +117,23 @@ struct SegmentTile {
   const uint8_t *w;            // the first panel
   const float *scales, *zero_points; // of the first panel; zero_points null: symmetric
   int64_t segment_begin, segment_end;
+  const uint8_t *ahead;        // codes of the first panel that are asked for ahead of their use, `ahead_step` bytes on with
+  int64_t ahead_step;          // every step of eight inputs
   TileOutput out;
 
   FLYWEIGHT_INLINE void next_panel() {
     const int64_t step = weight->num_scales * 16;
-    w += weight->panel_bytes, scales += step, zero_points = zero_points ? zero_points + step : nullptr;
+    w += weight->panel_bytes, ahead += weight->panel_bytes, scales += step, zero_points = zero_points ? zero_points + step : nullptr;
     out.next_panel();
   }
   FLYWEIGHT_INLINE int64_t scale_offset(int64_t segment, int panel) const {
     return (panel * weight->num_scales + segment / weight->segments_per_scale) * 16;
   }
+  // The rows before have asked for their share of what comes next; the following ones ask for theirs.
+  FLYWEIGHT_INLINE void advance_ahead() { ahead += (segment_end - segment_begin) * (weight->padded_segment / 8) * ahead_step; }
 };
 
-// Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale. ONE_ORDER: the order of the sum does
+// Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale. With ONE_ORDER the order of the sum does
 // not depend on the size of the tile.
 template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
   const uint16_t *x;
@@ -122,43 +141,51 @@ template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
   const float *sums; // of the rounded inputs of each segment
   int64_t sums_stride;
 
-  // One step is eight inputs; prepare_input has put x in the order in which the pairs come out of the codes.
-  template <int ROWS, int PANELS> FLYWEIGHT_INLINE void add_pairs(F32x16 (&part)[ROWS][PANELS], const BfPairs (&weights)[PANELS], const uint16_t *pair) const {
+  // Pair n of one step of eight inputs; prepare_input has put x in the order in which the pairs come out of the codes.
+  template <int N, int ROWS, int PANELS, int CHAINS>
+  FLYWEIGHT_INLINE void add_pairs(F32x16 (&parts)[CHAINS][ROWS][PANELS], const uint8_t *codes, const uint16_t *inputs) const {
+    BfPairs weights[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) {
+      const uint8_t *step = codes + p * weight->panel_bytes;
+      if constexpr (SMALL) weights[p] = pairs_of_half_bytes<N>(load_bytes(step));
+      else weights[p] = pairs_of_bytes<N / 2>(load_bytes(step + 64 * (N % 2)));
+    }
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
-      const BfInput input = load_pair(pair + r * x_stride);
+      const BfInput input = load_pair(inputs + 2 * N + r * x_stride);
 #pragma GCC unroll 4
-      for (int p = 0; p < PANELS; ++p) part[r][p] = dot_pairs(part[r][p], weights[p], input);
+      for (int p = 0; p < PANELS; ++p) parts[N % CHAINS][r][p] = dot_pairs(parts[N % CHAINS][r][p], weights[p], input);
     }
   }
 
   template <int ROWS, int PANELS> void run() const {
     const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
     const int64_t step_bytes = SMALL ? 64 : 128;
-    // A small tile adds to two sets of sums in turn: one alone would wait for each addition to end.
-    constexpr int CHAINS = !ONE_ORDER && ROWS * PANELS <= 4 ? 2 : 1;
+    // A small tile adds to several sets of sums in turn: one alone would wait for each addition to end.
+    constexpr int CHAINS = ONE_ORDER || ROWS * PANELS > 6 ? 1 : ROWS * PANELS <= 2 ? 4 : 2;
     F32x16 tile[ROWS][PANELS], parts[CHAINS][ROWS][PANELS];
     start_tile(tile, out);
+    const uint8_t *codes = w + segment_begin * steps * step_bytes, *next = ahead;
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
+#pragma GCC unroll 4
       for (int chain = 0; chain < CHAINS; ++chain) splat_tile(parts[chain], 0.0f);
-      const uint8_t *codes = w + segment * steps * step_bytes;
       const uint16_t *inputs = x + segment * padded;
-      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8) {
-        BfPairs weights[PANELS];
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n) {
-#pragma GCC unroll 4
-          for (int p = 0; p < PANELS; ++p) {
-            if constexpr (SMALL) weights[p] = pairs_of_half_bytes(load_bytes(codes + p * panel_bytes), n);
-            else weights[p] = pairs_of_bytes(load_bytes(codes + p * panel_bytes + 64 * (n % 2)), n / 2);
-          }
-          add_pairs(parts[n % CHAINS], weights, inputs + 2 * n);
-        }
+      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8, next += ahead_step) {
+        ask_ahead<PANELS, SMALL>(next, panel_bytes);
+        add_pairs<0>(parts, codes, inputs);
+        add_pairs<1>(parts, codes, inputs);
+        add_pairs<2>(parts, codes, inputs);
+        add_pairs<3>(parts, codes, inputs);
       }
+#pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
         const F32x16 scale = load(scales + scale_offset(segment, p));
+#pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
-          F32x16 value = CHAINS == 2 ? add(parts[0][r][p], parts[CHAINS - 1][r][p]) : parts[0][r][p];
+          F32x16 value = parts[0][r][p];
+          if constexpr (CHAINS == 2) value = add(value, parts[1][r][p]);
+          if constexpr (CHAINS == 4) value = add(add(value, parts[1][r][p]), add(parts[2][r][p], parts[3][r][p]));
           if (zero_points) {
             const F32x16 zero = load(zero_points + scale_offset(segment, p));
             value = sub(value, mul(zero, splat(sums[r * sums_stride + segment])));
@@ -169,7 +196,10 @@ template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
     }
     finish_tile(tile, out);
   }
-  FLYWEIGHT_INLINE void advance(int64_t rows) { x += rows * x_stride, out.y += rows * out.y_stride, sums += rows * sums_stride; }
+  FLYWEIGHT_INLINE void advance(int64_t rows) {
+    x += rows * x_stride, out.y += rows * out.y_stride, sums += rows * sums_stride;
+    advance_ahead();
+  }
 };
 
 // Integer codes, int8 inputs: exact int32 sum over a segment, then times both scales.
@@ -191,34 +221,59 @@ template <bool SMALL> struct CodeQuadTile : SegmentTile {
     }
   }
 
+  // Eight inputs: the first four into `first`, the others into `second`, which may be the same.
+  template <int ROWS, int PANELS>
+  FLYWEIGHT_INLINE void add_step(I32x16 (&first)[ROWS][PANELS], I32x16 (&second)[ROWS][PANELS], const uint8_t *codes, const int8_t *inputs,
+                                 const uint8_t *next) const {
+    ask_ahead<PANELS, SMALL>(next, weight->panel_bytes);
+    U8x64 low[PANELS], high[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) {
+      const U8x64 bytes = load_bytes(codes + p * weight->panel_bytes);
+      if constexpr (SMALL) low[p] = low_halves(bytes), high[p] = high_halves(bytes);
+      else low[p] = bytes, high[p] = load_bytes(codes + p * weight->panel_bytes + 64);
+    }
+    add_quads(first, low, inputs);
+    add_quads(second, high, inputs + 4);
+  }
+
   template <int ROWS, int PANELS> void run() const {
-    const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
+    const int64_t padded = weight->padded_segment, steps = padded / 8;
     const int64_t step_bytes = SMALL ? 64 : 128;
+    constexpr int CHAINS = ROWS * PANELS <= 3 ? 4 : ROWS * PANELS <= 8 ? 2 : 1; // as in CodePairTile; whole numbers have no order
     F32x16 tile[ROWS][PANELS];
-    I32x16 part[ROWS][PANELS];
+    I32x16 parts[CHAINS][ROWS][PANELS];
     start_tile(tile, out);
+    const uint8_t *codes = w + segment_begin * steps * step_bytes, *next = ahead;
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
       // The stored value is the code plus an offset: take offset * sum(x) away at the start, where it costs nothing.
+#pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r)
-        for (int p = 0; p < PANELS; ++p) part[r][p] = splat_integer((SMALL ? -8 : -128) * sums[r * sums_stride + segment]);
-      const uint8_t *codes = w + segment * steps * step_bytes;
-      const int8_t *inputs = x + segment * padded;
-      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8) {
-        U8x64 low[PANELS], high[PANELS];
 #pragma GCC unroll 4
         for (int p = 0; p < PANELS; ++p) {
-          const U8x64 bytes = load_bytes(codes + p * panel_bytes);
-          if constexpr (SMALL) low[p] = low_halves(bytes), high[p] = high_halves(bytes);
-          else low[p] = bytes, high[p] = load_bytes(codes + p * panel_bytes + 64);
+          parts[0][r][p] = splat_integer((SMALL ? -8 : -128) * sums[r * sums_stride + segment]);
+          if constexpr (CHAINS >= 2) parts[1][r][p] = splat_integer(0);
+          if constexpr (CHAINS == 4) parts[2][r][p] = parts[3][r][p] = splat_integer(0);
         }
-        add_quads(part, low, inputs);
-        add_quads(part, high, inputs + 4);
-      }
+      const int8_t *inputs = x + segment * padded;
+      int64_t step = 0;
+      if constexpr (CHAINS == 4)
+        for (; step + 2 <= steps; step += 2, codes += 2 * step_bytes, inputs += 16, next += 2 * ahead_step) {
+          add_step(parts[0], parts[1], codes, inputs, next);
+          add_step(parts[2], parts[3], codes + step_bytes, inputs + 8, next + ahead_step);
+        }
+      for (; step < steps; ++step, codes += step_bytes, inputs += 8, next += ahead_step)
+        add_step(parts[0], parts[CHAINS > 1 ? 1 : 0], codes, inputs, next);
       const float *input_scale = input_scales + segment / weight->segments_per_activation_scale;
+#pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
         const F32x16 scale = load(scales + scale_offset(segment, p));
+#pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
-          F32x16 value = to_float(part[r][p]);
+          I32x16 whole = parts[0][r][p];
+          if constexpr (CHAINS >= 2) whole = add(whole, parts[1][r][p]);
+          if constexpr (CHAINS == 4) whole = add(whole, add(parts[2][r][p], parts[3][r][p]));
+          F32x16 value = to_float(whole);
           if (zero_points) {
             // Both products are whole numbers below 2^24, so this stays exact.
             const F32x16 zero = load(zero_points + scale_offset(segment, p));
@@ -233,6 +288,7 @@ template <bool SMALL> struct CodeQuadTile : SegmentTile {
   FLYWEIGHT_INLINE void advance(int64_t rows) {
     x += rows * x_stride, out.y += rows * out.y_stride;
     input_scales += rows * input_scales_stride, sums += rows * sums_stride;
+    advance_ahead();
   }
 };
 

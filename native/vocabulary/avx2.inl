@@ -6,6 +6,7 @@ constexpr int kMaxRows = 6;
 constexpr int kWidePanels = 1;
 constexpr int kFewRows = 2;
 constexpr int kFewRowsPanels = 2;
+constexpr int kStreamRows = 4;
 
 struct F32x16 { __m256 a, b; };
 struct I32x16 { __m256i a, b; };
@@ -94,12 +95,17 @@ FLYWEIGHT_INLINE __m256i round_to_bfloat16(__m256 x) {
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
 }
-FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 x) {
-  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(x.a), round_to_bfloat16(x.b));
-  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+FLYWEIGHT_INLINE __m256i pack_bfloat16(F32x16 x) {
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(round_to_bfloat16(x.a), round_to_bfloat16(x.b)), 0xd8);
+}
+FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 x) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), pack_bfloat16(x)); }
+FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 x) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_shuffle_epi8(pack_bfloat16(x), order));
 }
 
 FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+FLYWEIGHT_INLINE I32x16 add(I32x16 x, I32x16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), 0xd8);
@@ -146,13 +152,13 @@ FLYWEIGHT_INLINE __m256i join_pairs(__m256i even, __m256i odd, __m256i offset) {
   const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_sub_epi32(even, offset))), 16);
   return _mm256_blend_epi16(low, _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_sub_epi32(odd, offset))), 0xaa);
 }
-FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 x, int n) {
-  const I32x16 even = field(x, 4 * n, 15), odd = field(x, 4 * n + 16, 15);
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 x) {
+  const I32x16 even = field(x, 4 * N, 15), odd = field(x, 4 * N + 16, 15);
   const __m256i offset = _mm256_set1_epi32(8);
   return {join_pairs(even.a, odd.a, offset), join_pairs(even.b, odd.b, offset)};
 }
-FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 x, int n) {
-  const I32x16 even = field(x, 8 * n, 255), odd = field(x, 8 * n + 16, 255);
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 x) {
+  const I32x16 even = field(x, 8 * N, 255), odd = field(x, 8 * N + 16, 255);
   const __m256i offset = _mm256_set1_epi32(128);
   return {join_pairs(even.a, odd.a, offset), join_pairs(even.b, odd.b, offset)};
 }

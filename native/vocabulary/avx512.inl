@@ -6,6 +6,7 @@ constexpr int kMaxRows = 12;
 constexpr int kWidePanels = 2;
 constexpr int kFewRows = 4;
 constexpr int kFewRowsPanels = 4;
+constexpr int kStreamRows = 8;
 
 using F32x16 = __m512;
 struct I32x16 { __m512i v; };
@@ -67,16 +68,22 @@ FLYWEIGHT_INLINE F32x16 load_bfloat16(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), 16));
 }
 // By integer arithmetic: the conversion instruction would flush subnormal numbers.
-FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 a) {
+FLYWEIGHT_INLINE __m256i pack_bfloat16(F32x16 a) {
   const __m512i bits = _mm512_castps_si512(a);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
   rounded = _mm512_mask_or_epi32(rounded, nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(rounded));
+  return _mm512_cvtepi32_epi16(rounded);
+}
+FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 a) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), pack_bfloat16(a)); }
+FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 a) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_shuffle_epi8(pack_bfloat16(a), order));
 }
 
 FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {_mm512_set1_epi32(value)}; }
+FLYWEIGHT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 a) { return _mm512_cvtepi32_ps(a.v); }
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))); }
 FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {_mm512_loadu_si512(p)}; }
@@ -87,26 +94,32 @@ FLYWEIGHT_INLINE I32x16 field(U8x64 a, int shift, uint32_t mask) {
   return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(static_cast<int>(mask)))};
 }
 FLYWEIGHT_INLINE QuadInput load_quad(const int8_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm512_set1_epi32(word)}; }
-FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+// Written out: GCC 12 copies the accumulator of the intrinsic back and forth.
+FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(x.v));
+  return acc;
+}
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {_mm512_loadu_si512(p)}; }
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm512_set1_epi32(word)}; }
-FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) { return _mm512_dpbf16_ps(acc, (__m512bh)w.v, (__m512bh)x.v); }
+FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w.v), "v"(x.v));
+  return acc;
+}
 FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)); }
 FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
-FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a, int n) {
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a) {
   // The table repeats: the permutation looks at five bits of the index, of which the fifth is not ours.
   static const uint16_t kTable[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
                                       0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
                                       0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
-  return {_mm512_permutexvar_epi16(_mm512_srl_epi16(a.v, _mm_cvtsi32_si128(4 * n)), _mm512_loadu_si512(kTable))};
+  return {_mm512_permutexvar_epi16(N ? _mm512_srli_epi16(a.v, 4 * N) : a.v, _mm512_loadu_si512(kTable))};
 }
-FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 a, int n) {
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 a) {
   // A whole number of at most 8 bits is exact in the upper half of its float.
   const __m512i offset = _mm512_set1_epi32(128), mask = _mm512_set1_epi32(255);
-  const __m512i shifted = _mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * n));
-  const __m512 even = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(shifted, mask), offset));
-  const __m512 odd = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(shifted, 16), mask), offset));
+  const __m512 even = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(a.v, 8 * N), mask), offset));
+  const __m512 odd = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(a.v, 8 * N + 16), mask), offset));
   return {_mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd))};
 }

@@ -5,8 +5,9 @@
 
 constexpr int kMaxRows = 2;    // rows of one register tile
 constexpr int kWidePanels = 1; // panels of one register tile when there are many rows
-constexpr int kFewRows = 1;    // up to this many rows, a tile takes kFewRowsPanels panels
+constexpr int kFewRows = 1;    // up to this many rows, a tile of anything else takes kFewRowsPanels panels
 constexpr int kFewRowsPanels = 1;
+constexpr int kStreamRows = 2;    // up to this many rows, integer codes are read as one stream: tiles of one panel
 
 // The compiler's own vectors: it cuts them into whatever registers the baseline has.
 using F32x16 = float __attribute__((vector_size(64)));
@@ -58,8 +59,13 @@ FLYWEIGHT_INLINE F32x16 load_float16(const uint16_t *p) { F32x16 r; FLYWEIGHT_EA
 FLYWEIGHT_INLINE void store_float16(uint16_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = half_of_float(a[i]); }
 FLYWEIGHT_INLINE F32x16 load_bfloat16(const uint16_t *p) { F32x16 r; FLYWEIGHT_EACH r[i] = float_of_bfloat16(p[i]); return r; }
 FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = bfloat16_of_float(a[i]); }
+// The same, each eight reordered: 0, 2, 4, 6, 1, 3, 5, 7. So do pairs_of_half_bytes and pairs_of_bytes yield them.
+FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 a) {
+  FLYWEIGHT_EACH p[i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = bfloat16_of_float(a[i]);
+}
 
 FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {value - Integers{}}; }
+FLYWEIGHT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {a.v + b.v}; }
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 a) { return __builtin_convertvector(a.v, F32x16); }
 // Narrows whole numbers within [-128, 127].
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = static_cast<int8_t>(a[i]); }
@@ -93,7 +99,7 @@ FLYWEIGHT_INLINE BfPairs join_pairs(I32x16 even, I32x16 odd, int32_t offset) {
   __builtin_memcpy(&low_bits, &low, 64), __builtin_memcpy(&high_bits, &high, 64);
   return {(low_bits >> 16) | (high_bits & 0xffff0000u)};
 }
-// From every 16-bit half of a lane: half-byte number n (0..3) less 8, or byte number n (0..1) less 128, as bfloat16.
-FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a, int n) { return join_pairs(field(a, 4 * n, 15), field(a, 4 * n + 16, 15), 8); }
-FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 a, int n) { return join_pairs(field(a, 8 * n, 255), field(a, 8 * n + 16, 255), 128); }
+// From every 16-bit half of a lane: half-byte number N (0..3) less 8, or byte number N (0..1) less 128, as bfloat16.
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a) { return join_pairs(field(a, 4 * N, 15), field(a, 4 * N + 16, 15), 8); }
+template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 a) { return join_pairs(field(a, 8 * N, 255), field(a, 8 * N + 16, 255), 128); }
 #undef FLYWEIGHT_EACH
