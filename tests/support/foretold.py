@@ -16,7 +16,7 @@ END = 7
 
 
 def next_token(tokens: Sequence[int]) -> int:
-    return sum((place % 5 + 1) * token for place, token in enumerate(tokens)) % 48
+    return sum((place % 5 + 1) * token + 1 for place, token in enumerate(tokens)) % 47
 
 
 def foretold(prompt: Sequence[int], max_tokens: int, *, end: int = END) -> list[int]:

@@ -8,7 +8,7 @@ import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from itertools import accumulate
 from typing import Literal
 
 from flyweight.engine.block_pool import BlockPool
@@ -23,7 +23,7 @@ from flyweight.engine.proposer import (
     accept_what_would_be_chosen,
 )
 from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, check_room, namespace_of
-from flyweight.engine.sampling import Sampler
+from flyweight.engine.sampling import Sampler, choose_tokens
 from flyweight.engine.scheduler import (
     Chunk,
     Scheduler,
@@ -97,13 +97,13 @@ class Engine:
             UsageError: when the prompt is empty or leaves no room in the context.
             ResourceError: when it could never fit into the cache.
         """
-        return self._add(request, namespace_of(request), request.options.seed)
+        return self._add(request, namespace_of(request), stream=0)
 
     def add_samples(self, request: Request, count: int) -> tuple[int, ...]:
         """Take ``count`` requests for different answers to one prompt, whose blocks they share; returns their ids.
 
         The first is computed, the others find its full blocks (also without prefix caching, which then ends with
-        these) and compute the last, partial one themselves. Seeds count up from the request's.
+        these) and compute the last, partial one themselves. Each draws from a random stream of its own.
 
         Raises:
             UsageError, ResourceError: as ``add``; then none is taken.
@@ -113,19 +113,22 @@ class Engine:
         namespace = namespace_of(request)
         if namespace is None and count > 1:
             namespace = f"samples {self._next_id}"
-        seed = request.options.seed
-        return tuple(self._add(request, namespace, None if seed is None else seed + place) for place in range(count))
+        return tuple(self._add(request, namespace, stream=place) for place in range(count))
 
-    def _add(self, request: Request, namespace: str | None, seed: int | None) -> int:
+    def _add(self, request: Request, namespace: str | None, *, stream: int) -> int:
         check_room(len(request.token_ids), self.context_length)
         longest = min(len(request.token_ids) + request.options.max_tokens, self.context_length)
         self._scheduler.check_fits(longest)
+        ends = frozenset(request.options.stop_token_ids)
+        if not request.options.ignore_eos:
+            ends |= request.stop_ids
         live = LiveRequest(
             id=self._next_id,
             request=request,
             namespace=namespace,
             longest=longest,
-            sampler=Sampler(replace(request.options, seed=seed), request.token_ids),
+            ends=ends,
+            sampler=Sampler(request.options, request.token_ids, stop_ids=ends, stream=stream),
             arrived=time.perf_counter(),
             known=list(request.token_ids),
         )
@@ -282,24 +285,23 @@ class Engine:
 
     def _commit(self, chunks: Sequence[Chunk], logits: Array, began: float) -> list[Event]:
         seconds = time.perf_counter() - began
-        events: list[Event] = []
-        outcomes: list[DraftOutcome] = []
-        row = 0
+        advanced: list[Chunk] = []
         for chunk in chunks:
             live = self._running[chunk.id]
             live.spend(seconds)
             live.computed = chunk.start + chunk.count - chunk.drafts
-            if live.computed < len(live.known):
-                self._holdings.enter(live)
-                continue
-            rows, row = logits[row : row + 1 + chunk.drafts], row + 1 + chunk.drafts
-            try:
-                chosen = self._choose(live, rows, chunk.drafts)
-            except FlyweightError as error:
-                events.append(self._finish(live, (), "error", error))
+            self._holdings.enter(live)
+            if live.computed == len(live.known):
+                advanced.append(chunk)
+        events: list[Event] = []
+        outcomes: list[DraftOutcome] = []
+        for chunk, chosen in zip(advanced, self._choose(advanced, logits), strict=True):
+            live = self._running[chunk.id]
+            if isinstance(chosen, FlyweightError):
+                events.append(self._finish(live, (), "error", chosen))
                 continue
             if chunk.drafts:
-                outcomes.append(DraftOutcome(id=live.id, proposed=chunk.drafts, accepted=len(chosen) - 1))
+                outcomes.append(self._count_drafts(live, chunk.drafts, len(chosen) - 1))
             events.append(self._extend(live, chosen))
         tokens = sum(chunk.count for chunk in chunks)
         self._count_step(tokens, time.perf_counter() - began)
@@ -307,28 +309,48 @@ class Engine:
             self._proposer.observe(outcomes, batch_tokens=tokens, seconds=self._last_step_seconds)
         return events
 
-    def _choose(self, live: LiveRequest, rows: Array, drafts: int) -> list[int]:
-        """The tokens that follow a request's newest one, by the logits after it and after each guess."""
-        if not drafts:
-            return [live.sampler.choose(rows[0])]
-        chosen = self._acceptance(live.sampler, rows, live.draft.cut(drafts))
-        live.draft_tokens += drafts
-        live.accepted_tokens += len(chosen) - 1
-        self._totals["draft_tokens"] += drafts
-        self._totals["accepted_tokens"] += len(chosen) - 1
+    def _choose(self, advanced: Sequence[Chunk], logits: Array) -> list[list[int] | FlyweightError]:
+        """For each chunk the tokens that follow, by its rows of logits: after its newest token and each guess."""
+        counts = [1 + chunk.drafts for chunk in advanced]
+        ends = list(accumulate(counts))
+        samplers = [self._running[chunk.id].sampler for chunk in advanced]
+        plain = [place for place, chunk in enumerate(advanced) if not chunk.drafts]
+        chosen: list[list[int] | FlyweightError] = [[] for _ in advanced]
+        try:
+            rows = logits if len(plain) == len(logits) else logits[[ends[place] - 1 for place in plain]]
+            for place, token in zip(plain, choose_tokens([samplers[place] for place in plain], rows), strict=True):
+                chosen[place] = [token]
+        except FlyweightError:  # one row is damaged and none was counted: find out which, and let the others go on
+            for place in plain:
+                chosen[place] = _one_choice(samplers[place], logits[ends[place] - 1])
+        for place, chunk in enumerate(advanced):
+            if chunk.drafts:
+                draft = self._running[chunk.id].draft.cut(chunk.drafts)
+                try:
+                    chosen[place] = self._acceptance(
+                        samplers[place], logits[ends[place] - counts[place] : ends[place]], draft
+                    )
+                except FlyweightError as error:
+                    chosen[place] = error
         return chosen
+
+    def _count_drafts(self, live: LiveRequest, proposed: int, accepted: int) -> DraftOutcome:
+        live.draft_tokens += proposed
+        live.accepted_tokens += accepted
+        self._totals["draft_tokens"] += proposed
+        self._totals["accepted_tokens"] += accepted
+        return DraftOutcome(id=live.id, proposed=proposed, accepted=accepted)
 
     def _extend(self, live: LiveRequest, chosen: Sequence[int]) -> Event:
         """Append chosen tokens up to the one that ends the answer; keep what is computed of them."""
         if len(live.known) == live.num_prompt:
             live.first_token = time.perf_counter()
         live.draft = NO_DRAFT
-        stop_ids = frozenset() if live.request.options.ignore_eos else live.request.stop_ids
         fresh: list[int] = []
         reason: FinishReason | None = None
         for token in chosen:
             fresh.append(token)
-            if token in stop_ids:
+            if token in live.ends:
                 reason = "stop"
             elif len(live.known) + len(fresh) >= live.longest:
                 reason = "length"
@@ -341,14 +363,19 @@ class Engine:
         if reason is not None:
             return self._finish(live, tuple(fresh), reason)
         self._holdings.trim(live)
-        return Event(id=live.id, token_ids=tuple(fresh))
+        return Event(id=live.id, token_ids=tuple(fresh), log_probabilities=live.last_log_probabilities(len(fresh)))
 
     def _finish(
         self, live: LiveRequest, token_ids: tuple[int, ...], reason: FinishReason, error: FlyweightError | None = None
     ) -> Event:
         self._end(live, reason)
         return Event(
-            id=live.id, token_ids=token_ids, reason=reason, record=live.record(time.perf_counter()), error=error
+            id=live.id,
+            token_ids=token_ids,
+            log_probabilities=live.last_log_probabilities(len(token_ids)),
+            reason=reason,
+            record=live.record(time.perf_counter()),
+            error=error,
         )
 
     def _end(self, live: LiveRequest, reason: FinishReason | Literal["abort"]) -> None:
@@ -364,3 +391,10 @@ class Engine:
         self._totals["computed_tokens"] += tokens
         self._step_seconds += seconds
         self._last_step_seconds, self._last_step_tokens = seconds, tokens
+
+
+def _one_choice(sampler: Sampler, row: Array) -> list[int] | FlyweightError:
+    try:
+        return [sampler.choose(row)]
+    except FlyweightError as error:
+        return error

@@ -9,7 +9,7 @@ from typing import Literal
 
 from flyweight.engine.block_pool import content_of
 from flyweight.engine.proposer import NO_DRAFT, Draft
-from flyweight.engine.sampling import Sampler, SamplingOptions
+from flyweight.engine.sampling import Sampler, SamplingOptions, TokenLogProbability
 from flyweight.engine.scheduler import RequestState
 from flyweight.errors import FlyweightError, UsageError
 
@@ -68,10 +68,12 @@ class RequestRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """News of one request: new tokens, in order. The last event says why it ended; ``error`` goes with ``error``."""
+    """News of one request: new tokens, in order, with their log probabilities where the options ask for them. The last
+    event says why it ended; ``error`` comes with the reason ``error``."""
 
     id: int
     token_ids: tuple[int, ...]
+    log_probabilities: tuple[TokenLogProbability, ...] = ()
     reason: FinishReason | None = None
     record: RequestRecord | None = None
     error: FlyweightError | None = None
@@ -80,12 +82,14 @@ class Event:
 @dataclass(kw_only=True, slots=True, eq=False)
 class LiveRequest:
     """A request from its arrival to its end. ``known`` begins with the prompt; ``namespace`` is where its contents are
-    looked for and entered, None for nowhere."""
+    looked for and entered, None for nowhere; ``ends`` are the tokens that end it; ``num_entered`` of its blocks are
+    findable."""
 
     id: int
     request: Request
     namespace: str | None
     longest: int
+    ends: frozenset[int]
     sampler: Sampler
     arrived: float
     known: list[int]
@@ -121,6 +125,11 @@ class LiveRequest:
         for place in range(len(self._contents), index + 1):
             self._contents.append(content_of(self.known[place * block_size : (place + 1) * block_size]))
         return self._contents[index]
+
+    def last_log_probabilities(self, count: int) -> tuple[TokenLogProbability, ...]:
+        """Of the last ``count`` tokens of the answer so far; empty where they are not asked for."""
+        stop = len(self.known) - self.num_prompt
+        return tuple(self.sampler.log_probabilities[stop - count : stop])
 
     def state(
         self,
