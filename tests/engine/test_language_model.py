@@ -13,7 +13,9 @@ import pytest
 from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
+from flyweight.engine.options import EngineOptions
 from flyweight.engine.sampling import SamplingOptions
+from flyweight.engine.scheduler import SchedulerPolicy
 from flyweight.errors import CheckpointError, ResourceError, UnsupportedModelError, UsageError
 from tests.support.checkpoints import tiny_llama_config, write_tiny_llama, write_word_tokenizer
 
@@ -95,14 +97,14 @@ def test_scores_are_the_logits_of_transformers_in_any_chunking(
     torch = pytest.importorskip("torch")
     theirs = their_model(folder)
     sequences = [*random_prompts(5), [], random_prompts(1, low=100, high=101)[0]]
-    free = model._cache.num_free_blocks
+    free = model.engine.pool.num_free
     for tokens, ours in zip(sequences, gathered(model, sequences, chunk_tokens), strict=True):
         assert len(ours) == len(tokens)
         if tokens:
             with torch.no_grad():
                 expected = theirs(torch.tensor([tokens])).logits[0].numpy()
             np.testing.assert_allclose(ours, expected, atol=1e-4)
-    assert model._cache.num_free_blocks == free
+    assert model.engine.pool.num_free == free
 
 
 def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,16 +121,16 @@ def test_scored_sequences_give_their_blocks_to_the_next(folder: Path) -> None:
     for chunk_tokens in (10, 16, 512):
         found = gathered(small, sequences, chunk_tokens)
         assert [len(logits) for logits in found] == [len(tokens) for tokens in sequences]
-    assert small._cache.num_free_blocks == 3
+    assert small.engine.pool.num_free == 3
 
 
 def test_a_score_that_is_not_read_to_the_end_gives_the_cache_back(model: LanguageModel) -> None:
-    free = model._cache.num_free_blocks
+    free = model.engine.pool.num_free
     scores = model.score([[5] * 100], chunk_tokens=16)
     next(scores)
-    assert model._cache.num_free_blocks < free
+    assert model.engine.pool.num_free < free
     scores.close()  # type: ignore[attr-defined]
-    assert model._cache.num_free_blocks == free
+    assert model.engine.pool.num_free == free
 
 
 def test_greedy_answers_are_those_of_transformers(model: LanguageModel, folder: Path) -> None:
@@ -265,14 +267,11 @@ def test_the_torch_backend_gives_the_same_answers(model: LanguageModel, folder: 
         assert ours.token_ids == other.token_ids
 
 
-def test_moving_frequencies_see_whole_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flyweight.engine import language_model
-
+def test_moving_frequencies_see_whole_prompts(tmp_path: Path) -> None:
     config = {**tiny_llama_config(max_positions=32), "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}
     write_tiny_llama(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(language_model, "STEP_TOKENS", 4)
-    model, theirs = load(tmp_path), their_model(tmp_path)
+    model, theirs = load(tmp_path, engine=EngineOptions(step_tokens=4)), their_model(tmp_path)
     model.context_length = 64  # the frequencies move only beyond the trained length
     prompt = random_prompts(1, low=40, high=41)[0]
     torch = pytest.importorskip("torch")
@@ -286,12 +285,13 @@ def test_moving_frequencies_see_whole_prompts(tmp_path: Path, monkeypatch: pytes
 def test_the_log_says_first_what_runs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="flyweight"):
         model = load(folder, cache_tokens=100)
-    machine, formats, cache = model.description
-    assert [record.getMessage() for record in caplog.records[:3]] == [machine, formats, cache]
+    machine, formats, cache, engine = model.description
+    assert [record.getMessage() for record in caplog.records[:4]] == [machine, formats, cache, engine]
     assert "kernels " in machine
     assert machine.endswith("threads")
     assert formats == "llama, 2 blocks on native kernels; linear layers: 14 float32 in float32; head float32"
     assert cache == "KV cache float32, 128 tokens"
+    assert engine == "engine: up to 1 sequences and 2048 tokens a step, continuous batching, prefix caching on"
 
 
 def test_a_small_cache_limits_the_context(folder: Path) -> None:
@@ -327,3 +327,102 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match=r"unknown model_type 'lama'.*did you mean 'llama'"):
         load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exact(folder: Path) -> LanguageModel:
+    """In batch-invariant mode, with a cache in which few answers fit at once."""
+    options = EngineOptions(max_sequences=6, step_tokens=24, policy=SchedulerPolicy(watermark=0.0))
+    return load(folder, batch_invariant=True, cache_tokens=208, engine=options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_does_not_depend_on_what_runs_beside_it(exact: LanguageModel, temperature: float) -> None:
+    shared = random_prompts(1, low=40, high=41)[0]
+    prompts = [[*shared, *own] for own in random_prompts(4, high=20)] + random_prompts(6, low=20, seed=3)
+    options = [
+        SamplingOptions(max_tokens=40, ignore_eos=True, temperature=temperature, seed=seed, logprobs=1)
+        for seed in range(len(prompts))
+    ]
+    exact.open_engine()
+    alone = []
+    for prompt, one in zip(prompts, options, strict=True):
+        exact.engine.forget_prefixes()
+        alone += exact.generate([prompt], one)
+    hits = exact.engine.pool.statistics.hits
+    together = exact.generate(prompts, options)
+    static = EngineOptions(max_sequences=3, step_tokens=64, policy=SchedulerPolicy(batching="static", watermark=0.0))
+    metrics = exact.engine.metrics()
+    assert metrics.preemptions > 0, "the cache was to be short"
+    assert exact.engine.pool.statistics.hits > hits
+    exact.engine.check_integrity()
+    exact.open_engine(static)
+    in_groups = exact.generate(prompts, options)
+    for found in (together, in_groups):
+        for ours, theirs in zip(found, alone, strict=True):
+            assert (ours.token_ids, ours.text) == (theirs.token_ids, theirs.text)
+            assert ours.log_probabilities == theirs.log_probabilities  # bit for bit
+
+
+def test_a_conversation_computes_only_what_is_new(model: LanguageModel) -> None:
+    first = random_prompts(1, low=40, high=41, seed=4)[0]
+    answer = last(model, first, GREEDY)
+    again = last(model, [*first, *answer.token_ids, 5, 6], GREEDY)
+    assert answer.usage.cached_tokens == 0
+    assert again.usage.cached_tokens == 48
+    assert last(model, first, GREEDY).usage.cached_tokens == 32
+    [other] = model.generate([first], GREEDY, salt="other")
+    assert other.usage.cached_tokens == 0
+    assert other.token_ids == answer.token_ids
+
+
+def test_prefix_caching_can_be_switched_off(folder: Path) -> None:
+    model = load(folder, engine=EngineOptions(prefix_caching=False))
+    prompt = random_prompts(1, low=40, high=41)[0]
+    assert [last(model, prompt, GREEDY).usage.cached_tokens for _ in range(2)] == [0, 0]
+    assert model.engine.metrics().findable_blocks == 0
+    assert model.description[3].endswith("prefix caching off")
+
+
+def test_samples_are_side_by_side_and_share_their_prompt(model: LanguageModel) -> None:
+    prompts = random_prompts(2, low=40, seed=5)
+    options = SamplingOptions(max_tokens=9, ignore_eos=True, temperature=1.0, seed=3)
+    model.open_engine()
+    found = model.generate(prompts, options, samples=3)
+    assert len({one.token_ids for one in found}) == 6
+    assert [one.usage.prompt_tokens for one in found] == [len(prompts[0])] * 3 + [len(prompts[1])] * 3
+    assert all(one.usage.cached_tokens >= 32 for one in [*found[1:3], *found[4:6]])
+    assert found[0].token_ids == model.generate(prompts[:1], options)[0].token_ids
+    with pytest.raises(UsageError, match="samples=0 is not allowed; choose 1 or more"):
+        model.generate(prompts, options, samples=0)
+
+
+def test_streams_may_be_read_in_turns(model: LanguageModel) -> None:
+    prompts = random_prompts(3, seed=6)
+    alone = [last(model, prompt, GREEDY).token_ids for prompt in prompts]
+    streams = [model.stream(prompt, GREEDY) for prompt in prompts]
+    found: list[list[int]] = [[], [], []]
+    for _ in range(20):
+        for tokens, stream in zip(found, streams, strict=True):
+            tokens.append(next(stream).token_id)
+    assert [tuple(tokens) for tokens in found] == alone
+    half = model.stream(prompts[0], GREEDY)
+    next(half)
+    assert model.engine.has_work
+    with pytest.raises(UsageError, match="the engine has requests that have not ended"):
+        model.open_engine()
+    half.close()
+    assert not model.engine.has_work
+    assert model.engine.metrics().held_blocks == 0
+
+
+def test_sizes_are_chosen_by_model_and_cache(folder: Path) -> None:
+    spec = load(folder).spec
+    chosen = EngineOptions().for_model(spec, cache_tokens=1024, threads=2)
+    assert (chosen.max_sequences, chosen.step_tokens) == (4, 2048)
+    assert chosen.policy.long_prefill_tokens == 1024
+    given = EngineOptions(max_sequences=7, step_tokens=9).for_model(spec, cache_tokens=1024, threads=2)
+    assert (given.budget.sequences, given.budget.tokens) == (7, 9)
+    for name in ("max_sequences", "step_tokens"):
+        with pytest.raises(UsageError, match=f"{name}=0 is not allowed; choose 1 or more"):
+            EngineOptions(**{name: 0})

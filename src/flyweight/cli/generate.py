@@ -9,9 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flyweight.checkpoint.huggingface import Checkpoint
-from flyweight.engine.generation import Completion, check_room
+from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import Message, encode_prompt
 from flyweight.engine.load import load
+from flyweight.engine.request import check_room
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.kernels import KVDtype

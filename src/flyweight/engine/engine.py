@@ -22,7 +22,7 @@ from flyweight.engine.proposer import (
     Proposer,
     accept_what_would_be_chosen,
 )
-from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, check_room, namespace_of
+from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, RequestRecord, check_room, namespace_of
 from flyweight.engine.sampling import Sampler, choose_tokens
 from flyweight.engine.scheduler import (
     Chunk,
@@ -137,13 +137,14 @@ class Engine:
         insort(self._waiting, live, key=lambda one: one.order)
         return live.id
 
-    def abort(self, request: int) -> bool:
-        """End a request now and give its blocks back; no event follows. False when it has ended already."""
+    def abort(self, request: int) -> RequestRecord | None:
+        """End a request now and give its blocks back; no event follows. What became of it, or None when it has ended
+        already."""
         live = self._requests.get(request)
         if live is None:
-            return False
+            return None
         self._end(live, "abort")
-        return True
+        return live.record(time.perf_counter())
 
     def step(self, budget: StepBudget | None = None) -> list[Event]:
         """Compute one step; the news it brought, in the order of the batch. Empty at once when there is nothing to do.

@@ -1,22 +1,19 @@
-"""Answers to prompts: each a state that takes one token's logits at a time, and the loop that runs many of them.
+"""Answers as text: what the engine's token ids become, piece by piece, and the loop that reads many of them.
 
-Every answer has tokens known (prompt and answer) and tokens computed (in the cache). A step computes some of what
-is missing for each: a chunk of a prompt or the newest token, side by side in one batch. An answer that ends leaves,
-and a waiting one takes its place. The loop does not know how logits are computed.
+Stop strings are watched here, since the engine knows ids only: an answer that meets one is aborted there.
 """
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.engine.sampling import Sampler, SamplingOptions
+from flyweight.engine.engine import Engine
+from flyweight.engine.request import Event, Request, RequestRecord
+from flyweight.engine.sampling import TokenLogProbability
+from flyweight.engine.scheduler import StepBudget
 from flyweight.engine.stop_strings import StopStrings
 from flyweight.errors import UsageError
-from flyweight.formats.base import Array
-from flyweight.runtime.batch import Batch
-from flyweight.runtime.sequences import CachedSequence, SequencePlanner
 from flyweight.tokenizer import Detokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -24,10 +21,12 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Token counts. ``completion_tokens`` includes the end-of-text token and those of a stop string."""
+    """Token counts. ``completion_tokens`` includes the end-of-text token and those of a stop string; ``cached_tokens``
+    are tokens of the prompt whose keys and values an earlier request had computed."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +45,8 @@ class Timings:
 class Completion:
     """A finished answer.
 
-    ``text`` is without special tokens and without the stop string; ``token_ids`` are all chosen tokens.
+    ``text`` is without special tokens and without the stop string; ``token_ids`` are all chosen tokens, and
+    ``log_probabilities`` belong to them where they were asked for.
     ``finish_reason`` is ``stop`` after an end-of-text token or a stop string (then named in ``stop_string``), and
     ``length`` when max_tokens or the context ended it.
     """
@@ -57,10 +57,12 @@ class Completion:
     stop_string: str | None
     usage: Usage
     timings: Timings
+    log_probabilities: tuple[TokenLogProbability, ...] = ()
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return self.usage.prompt_tokens / max(self.timings.prefill_seconds, 1e-9)
+        """Tokens of the prompt that were computed, by the time they took."""
+        return (self.usage.prompt_tokens - self.usage.cached_tokens) / max(self.timings.prefill_seconds, 1e-9)
 
     @property
     def decode_tokens_per_second(self) -> float:
@@ -78,172 +80,142 @@ class TextPiece:
 
 
 class Answer:
-    """One answer in the making.
+    """The text of one answer in the making.
 
     Args:
-        prompt: token ids, at least one and fewer than ``context_length``.
-        stop_ids: tokens that end the answer (unless the options say ignore_eos).
-        detokenizer: decodes what follows the prompt; None where only ids are wanted (no stop strings then).
+        stop: strings that end it.
+        detokenizer: decodes what follows the prompt; None where only ids are wanted.
+
+    Raises:
+        UsageError: when there are stop strings and no detokenizer.
     """
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        options: SamplingOptions,
-        *,
-        stop_ids: frozenset[int],
-        context_length: int,
-        detokenizer: Detokenizer | None,
-    ) -> None:
-        check_room(len(prompt), context_length)
-        if detokenizer is None and options.stop:
+    def __init__(self, stop: Sequence[str], detokenizer: Detokenizer | None) -> None:
+        if detokenizer is None and stop:
             raise UsageError("stop strings need a tokenizer; this model has none")
-        self.known = list(prompt)
-        self.num_prompt_tokens = len(prompt)
-        self.max_length = min(len(prompt) + options.max_tokens, context_length)
-        self.completion: Completion | None = None
-        self._stop_ids = (frozenset() if options.ignore_eos else stop_ids) | frozenset(options.stop_token_ids)
-        self._sampler = Sampler(options, prompt, stop_ids=self._stop_ids)
         self._detokenizer = detokenizer
-        self._stop_strings = StopStrings(options.stop)
+        self._stop_strings = StopStrings(stop)
         self._text: list[str] = []
-        self._prefill_seconds = 0.0
-        self._decode_seconds = 0.0
+        self._token_ids: list[int] = []
+        self._log_probabilities: list[TokenLogProbability] = []
+        self._reason: FinishReason | None = None
 
-    def spend(self, seconds: float) -> None:
-        """Count the time of a step that this answer took part in."""
-        if len(self.known) == self.num_prompt_tokens:
-            self._prefill_seconds += seconds
-        else:
-            self._decode_seconds += seconds
+    @property
+    def is_finished(self) -> bool:
+        return self._reason is not None
 
-    def advance(self, logits: Array) -> TextPiece:
-        """Choose the token that follows all known ones by its float32 logits (vocab,)."""
-        token = self._sampler.choose(logits)
-        self.known.append(token)
-        is_end = token in self._stop_ids
-        text = "" if is_end or self._detokenizer is None else self._stop_strings.push(self._detokenizer.push(token))
-        reason: FinishReason | None = None
-        if is_end or self._stop_strings.matched is not None:
-            reason = "stop"
-        elif len(self.known) >= self.max_length:
-            reason = "length"
-        if reason is not None:
-            text += self._last_text()
+    def read(self, event: Event) -> list[tuple[str, int]]:
+        """The pieces (text, token) that an event brings, none behind a stop string."""
+        pieces = []
+        self._log_probabilities += event.log_probabilities
+        for place, token in enumerate(event.token_ids, 1):
+            is_last = place == len(event.token_ids)
+            is_end = is_last and event.reason == "stop"
+            text = "" if is_end or self._detokenizer is None else self._stop_strings.push(self._detokenizer.push(token))
             if self._stop_strings.matched is not None:
-                reason = "stop"
-        self._text.append(text)
-        if reason is not None:
-            self.completion = self._complete(reason)
-        return TextPiece(text=text, token_id=token, completion=self.completion)
+                self._reason = "stop"
+            elif is_last and event.reason is not None:
+                self._reason = "stop" if event.reason == "stop" else "length"
+                text += self._last_text()
+            self._text.append(text)
+            self._token_ids.append(token)
+            pieces.append((text, token))
+            if self.is_finished:
+                break
+        return pieces
 
-    def _last_text(self) -> str:
-        """What was held back, unless a stop string came."""
-        if self._detokenizer is None or self._stop_strings.matched is not None:
-            return ""
-        return self._stop_strings.push(self._detokenizer.finish()) + self._stop_strings.finish()
-
-    def _complete(self, reason: FinishReason) -> Completion:
-        chosen = tuple(self.known[self.num_prompt_tokens :])
+    def complete(self, record: RequestRecord) -> Completion:
+        """The finished answer; ``record`` is what the engine says of it."""
+        assert self._reason is not None
         return Completion(
             text="".join(self._text),
-            token_ids=chosen,
-            finish_reason=reason,
+            token_ids=tuple(self._token_ids),
+            finish_reason=self._reason,
             stop_string=self._stop_strings.matched,
-            usage=Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=len(chosen)),
-            timings=Timings(prefill_seconds=self._prefill_seconds, decode_seconds=self._decode_seconds),
+            usage=Usage(
+                prompt_tokens=record.prompt_tokens,
+                completion_tokens=len(self._token_ids),
+                cached_tokens=record.cached_tokens,
+            ),
+            timings=Timings(prefill_seconds=record.prefill_seconds, decode_seconds=record.decode_seconds),
+            log_probabilities=tuple(self._log_probabilities[: len(self._token_ids)]),
         )
+
+    def _last_text(self) -> str:
+        """What was held back, unless it completes a stop string."""
+        if self._detokenizer is None:
+            return ""
+        text = self._stop_strings.push(self._detokenizer.finish()) + self._stop_strings.finish()
+        if self._stop_strings.matched is not None:
+            self._reason = "stop"
+        return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """An answer that runs: its place among all answers, and its tokens in the cache."""
+class Asked:
+    """A request and the answers that are wanted to it: one, or several samples."""
 
-    index: int
-    answer: Answer
-    sequence: CachedSequence
-
-    @property
-    def num_missing(self) -> int:
-        """Tokens known and not yet computed."""
-        return len(self.answer.known) - self.sequence.length
+    request: Request
+    answers: Sequence[Answer]
 
 
-def run_answers(
-    answers: Sequence[Answer],
-    forward: Callable[[Batch], Array],
-    cache: SequencePlanner,
-    *,
-    batch_size: int,
-    step_tokens: int,
-) -> Iterator[tuple[int, TextPiece]]:
-    """Run answers to their ends, at most ``batch_size`` at once; yields (index of the answer, its next piece).
+class Reader:
+    """Runs answers on one engine. Several may be read in turns: whoever reads makes the engine step for all."""
 
-    Args:
-        forward: logits float32 (sequences, vocab) of each sequence's last token.
-        step_tokens: tokens computed in one step at most (but never less than one sequence's newest).
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._inboxes: dict[int, deque[Event]] = {}  # of each request; those asked together share one
 
-    Blocks for the whole of an answer are taken from the cache when it starts, so that none runs out on the way; they
-    go back when it ends, and all of them when the iterator is closed.
+    def run(self, asked: Sequence[Asked], budget: StepBudget | None = None) -> Iterator[tuple[int, TextPiece]]:
+        """Yields (place of the answer among all that are asked, its next piece) as they come.
 
-    Raises:
-        ResourceError: when one answer alone does not fit into the cache.
-    """
-    waiting = deque(enumerate(answers))
-    running: list[_Row] = []
-    try:
-        while waiting or running:
-            _admit(waiting, running, cache, batch_size)
-            began = time.perf_counter()
-            rows, chunks = _choose_work(running, step_tokens)
-            logits = forward(cache.plan([row.sequence for row in rows], chunks))
-            seconds = time.perf_counter() - began
-            for place, row in enumerate(rows):
-                row.answer.spend(seconds)
-                if row.num_missing:
-                    continue
-                piece = row.answer.advance(logits[place])
-                if piece.completion is not None:
-                    running.remove(row)
-                    cache.release(row.sequence)
-                yield row.index, piece
-    finally:
-        for row in running:
-            cache.release(row.sequence)
+        Requests that have not ended are aborted when the iterator is closed.
 
+        Raises:
+            UsageError, ResourceError: when a request cannot be taken; then none is.
+            FlyweightError: when the engine gave one up.
+        """
+        inbox: deque[Event] = deque()
+        open_answers: dict[int, tuple[int, Answer]] = {}
+        place = 0
+        try:
+            for one in asked:
+                names = self.engine.add_samples(one.request, len(one.answers))
+                for name, answer in zip(names, one.answers, strict=True):
+                    open_answers[name] = (place, answer)
+                    self._inboxes[name] = inbox
+                    place += 1
+            while open_answers:
+                while not inbox:
+                    self._step(budget)
+                event = inbox.popleft()
+                if event.id in open_answers:  # else a stop string has ended it before
+                    yield from self._read(event, open_answers)
+        finally:
+            for name in open_answers:
+                self.engine.abort(name)
+                del self._inboxes[name]
 
-def _admit(waiting: deque[tuple[int, Answer]], running: list[_Row], cache: SequencePlanner, batch_size: int) -> None:
-    while waiting and len(running) < batch_size:
-        index, answer = waiting[0]
-        if running and cache.blocks_needed(answer.max_length) > cache.num_free_blocks:
-            return
-        sequence = CachedSequence()
-        cache.grow(sequence, answer.max_length)
-        running.append(_Row(index=index, answer=answer, sequence=sequence))
-        waiting.popleft()
+    def _read(self, event: Event, open_answers: dict[int, tuple[int, Answer]]) -> Iterator[tuple[int, TextPiece]]:
+        if event.error is not None:
+            raise event.error
+        place, answer = open_answers[event.id]
+        pieces = answer.read(event)
+        completion = None
+        if answer.is_finished:
+            record = event.record if event.record is not None else self.engine.abort(event.id)
+            assert record is not None
+            completion = answer.complete(record)
+            del open_answers[event.id], self._inboxes[event.id]
+        for number, (text, token) in enumerate(pieces, 1):
+            is_last = number == len(pieces)
+            yield place, TextPiece(text=text, token_id=token, completion=completion if is_last else None)
 
-
-def _choose_work(running: Sequence[_Row], step_tokens: int) -> tuple[list[_Row], list[list[int]]]:
-    """The rows of this step and what to compute for each: newest tokens first, then prompts while there is room."""
-    rows: list[_Row] = []
-    chunks: list[list[int]] = []
-    left = step_tokens
-    for row in sorted(running, key=lambda one: one.num_missing > 1):
-        length = min(row.num_missing, max(left, 0) if rows else max(left, 1))
-        if length:
-            done = row.sequence.length
-            rows.append(row)
-            chunks.append(row.answer.known[done : done + length])
-            left -= length
-    return rows, chunks
-
-
-def check_room(num_tokens: int, context_length: int) -> None:
-    """Raise UsageError unless a prompt of so many tokens leaves room for an answer in the context."""
-    if num_tokens == 0:
-        raise UsageError("the prompt has no tokens; give it at least one character")
-    if num_tokens >= context_length:
-        raise UsageError(
-            f"the prompt has {num_tokens} tokens and the context holds {context_length}, so there is no room for an "
-            f"answer; shorten the prompt by at least {num_tokens - context_length + 1} tokens"
-        )
+    def _step(self, budget: StepBudget | None) -> None:
+        for event in self.engine.step(budget):
+            if event.id not in self._inboxes:
+                raise UsageError(
+                    f"the engine brought news of request {event.id}, which was not asked here; do not use a model's "
+                    "generate or stream while others add requests to its engine"
+                )
+            self._inboxes[event.id].append(event)

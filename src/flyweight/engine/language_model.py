@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
-from flyweight.engine.generation import Answer, Completion, TextPiece, run_answers
+from flyweight.engine.engine import Engine
+from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
+from flyweight.engine.options import EngineOptions, has_moving_rope
+from flyweight.engine.proposer import Proposer
+from flyweight.engine.request import Request, check_room
 from flyweight.engine.sampling import SamplingOptions
+from flyweight.engine.scheduler import StepBudget
 from flyweight.errors import CheckpointError, UsageError
 from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
@@ -25,7 +31,7 @@ from flyweight.tokenizer import Tokenizer
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 
-STEP_TOKENS = 512
+SCORE_TOKENS = 512
 LOGIT_BYTES = 64 << 20
 
 
@@ -39,7 +45,7 @@ class LanguageModel:
         default_options: what generation_config.json asks for.
         stop_ids: tokens that end an answer: every end-of-text id named in config.json, generation_config.json and
             the tokenizer's files, and the BOS id, with which some models begin the next text.
-        description: lines that say which kernels, formats and compute types are in use.
+        description: lines that say which kernels, formats, compute types and engine options are in use.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LanguageModel:
         default_options: SamplingOptions,
         stop_ids: frozenset[int],
         description: tuple[str, ...],
+        engine_options: EngineOptions,
     ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
@@ -62,13 +69,39 @@ class LanguageModel:
         self.description = description
         self._tokenizer = tokenizer
         self._runner = runner
-        self._cache = SequencePlanner.of(cache)
-        # Frequencies that follow the length of the sequence would differ between the chunks of one prompt.
-        has_moving_rope = any(
-            block.attention.rope is not None and block.attention.rope.kind in ("dynamic", "longrope")
-            for block in spec.blocks
+        self._block_size, self._num_blocks = cache.block_size, cache.num_blocks
+        self._engine_options = engine_options
+        self._reader: Reader | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that ``generate`` and ``stream`` use, made when it is first wanted. One thread at a time may use
+        it or them; whoever adds requests to it reads all its events."""
+        return self._reader.engine if self._reader is not None else self.open_engine()
+
+    def open_engine(self, options: EngineOptions | None = None, *, proposer: Proposer | None = None) -> Engine:
+        """Make the engine anew, with other options or a proposer of drafts; cached prefixes are forgotten.
+
+        Raises:
+            UsageError: when the present one has requests that have not ended.
+        """
+        if self._reader is not None and self._reader.engine.has_work:
+            raise UsageError("the engine has requests that have not ended; finish or abort them first")
+        if options is not None:
+            self._engine_options = options.for_model(
+                self.spec, cache_tokens=self._num_blocks * self._block_size, threads=kernels.thread_count()
+            )
+        engine = Engine(
+            lambda batch: self.forward(batch),
+            num_blocks=self._num_blocks,
+            block_size=self._block_size,
+            budget=self._engine_options.budget,
+            context_length=self.context_length,
+            policy=self._engine_options.policy,
+            proposer=proposer,
         )
-        self._whole_prompts = has_moving_rope
+        self._reader = Reader(engine)
+        return engine
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -85,11 +118,14 @@ class LanguageModel:
         return self._tokenizer
 
     def forward(self, batch: Batch) -> Array:
-        """Logits float32 (outputs, vocab_size) of the batch's ``output_rows``."""
-        return self._runner.forward(batch)
+        """Logits float32 (outputs, vocab_size) of the batch's ``output_rows``, of which there may be none."""
+        if len(batch.output_rows):
+            return self._runner.forward(batch)
+        self._runner.hidden(batch)
+        return np.zeros((0, self.spec.vocab_size), np.float32)
 
     def score(
-        self, sequences: Sequence[Sequence[int]], *, chunk_tokens: int = STEP_TOKENS
+        self, sequences: Sequence[Sequence[int]], *, chunk_tokens: int = SCORE_TOKENS
     ) -> Iterator[tuple[int, int, Array]]:
         """The logits after every token of every sequence, in chunks.
 
@@ -115,23 +151,25 @@ class LanguageModel:
                     "cut it into windows"
                 )
         open_sequences: dict[int, CachedSequence] = {}
+        planner = SequencePlanner(self.engine.pool, block_size=self._block_size)
         try:
             lengths = [len(tokens) for tokens in sequences]
-            for step in _steps(lengths, chunk_tokens, self._cache, whole=self._whole_prompts):
-                yield from self._score_step(sequences, step, open_sequences)
+            for step in _steps(lengths, chunk_tokens, planner, whole=has_moving_rope(self.spec)):
+                yield from self._score_step(sequences, step, open_sequences, planner)
         finally:
             for sequence in open_sequences.values():
-                self._cache.release(sequence)
+                planner.release(sequence)
 
     def _score_step(
         self,
         sequences: Sequence[Sequence[int]],
         step: list[tuple[int, int, int]],
         open_sequences: dict[int, CachedSequence],
+        planner: SequencePlanner,
     ) -> Iterator[tuple[int, int, Array]]:
         for index, _, _ in step:
             open_sequences.setdefault(index, CachedSequence())
-        batch = self._cache.plan(
+        batch = planner.plan(
             [open_sequences[index] for index, _, _ in step],
             [sequences[index][start:stop] for index, start, stop in step],
             all_logits=True,
@@ -139,7 +177,7 @@ class LanguageModel:
         x = self._runner.hidden(batch)
         for index, _, stop in step:
             if stop == len(sequences[index]):
-                self._cache.release(open_sequences.pop(index))
+                planner.release(open_sequences.pop(index))
         rows_at_once = max(1, LOGIT_BYTES // (4 * self.spec.vocab_size))
         row = 0
         for index, start, stop in step:
@@ -158,67 +196,90 @@ class LanguageModel:
         self._check_ids(ids)
         return ids
 
-    def stream(self, prompt: Prompt, options: SamplingOptions | None = None) -> Generator[TextPiece, None, None]:
+    def stream(
+        self, prompt: Prompt, options: SamplingOptions | None = None, *, salt: str = ""
+    ) -> Generator[TextPiece, None, None]:
         """Answer one prompt; the pieces of text as they come, the last with the whole completion.
 
-        Closing the generator stops the answer and gives its cache back.
+        Closing the generator stops the answer and gives its cache back. Several streams may be read in turns: their
+        answers are made side by side.
 
-        Fields of ``options`` left None are taken from ``default_options``.
+        Fields of ``options`` left None are taken from ``default_options``. Keys and values of a beginning that an
+        earlier prompt or answer of the same ``salt`` had are used again.
 
         Raises:
             UsageError: when the prompt leaves no room in the context, before anything is computed.
         """
-        answer = self._answer(prompt, options)
-        return (piece for _, piece in self._run([answer], batch_size=1))
+        asked = self._ask(prompt, options, samples=1, salt=salt)
+        return (piece for _, piece in self._read([asked], None))
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         options: SamplingOptions | Sequence[SamplingOptions] | None = None,
         *,
-        batch_size: int = 16,
+        samples: int = 1,
+        batch_size: int | None = None,
+        salt: str = "",
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Answer many prompts, ``batch_size`` at a time in one batch; completions in the order of the prompts.
+        """Answer many prompts, in batches that change as answers end; completions in the order of the prompts.
 
-        ``options`` are for all prompts, or one for each. In float32 every answer is the one that the prompt would
-        get alone.
+        Args:
+            options: for all prompts, or one for each.
+            samples: answers to each prompt, side by side in the result; they share the blocks of their prompt. With
+                a seed each draws from a random stream of its own.
+            batch_size: answers at once at most; default: what the engine's options say.
+            salt: as in ``stream``.
+
+        In float32, and in batch-invariant mode, every answer is the one that the prompt would get alone.
 
         Raises:
             UsageError: when a prompt leaves no room in the context, before anything is computed.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not allowed; choose 1 or more")
         each = [options] * len(prompts) if options is None or isinstance(options, SamplingOptions) else list(options)
         if len(each) != len(prompts):
             raise UsageError(f"{len(each)} options were given for {len(prompts)} prompts; give one, or one for each")
-        answers = [self._answer(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+        asked = [self._ask(prompt, one, samples=samples, salt=salt) for prompt, one in zip(prompts, each, strict=True)]
+        budget = None
+        if batch_size is not None:
+            budget = StepBudget(tokens=self.engine.budget.tokens, sequences=batch_size)
         progress = progress if progress is not None else Silent()
-        progress.start("answers", len(answers))
+        progress.start("answers", len(asked) * samples)
         completions: dict[int, Completion] = {}
-        for index, piece in self._run(answers, batch_size=batch_size):
+        for place, piece in self._read(asked, budget):
             if piece.completion is not None:
-                completions[index] = piece.completion
+                completions[place] = piece.completion
                 progress.advance()
         progress.finish()
-        return [completions[index] for index in range(len(answers))]
+        return [completions[place] for place in range(len(asked) * samples)]
 
-    def _run(self, answers: list[Answer], *, batch_size: int) -> Iterator[tuple[int, TextPiece]]:
-        step_tokens = STEP_TOKENS
-        if self._whole_prompts:
-            step_tokens = max([step_tokens, *(batch_size * answer.num_prompt_tokens for answer in answers)])
-        return run_answers(answers, self.forward, self._cache, batch_size=batch_size, step_tokens=step_tokens)
+    def _read(self, asked: list[Asked], budget: StepBudget | None) -> Iterator[tuple[int, TextPiece]]:
+        if self._reader is None:
+            self.open_engine()
+        assert self._reader is not None
+        return self._reader.run(asked, budget)
 
-    def _answer(self, prompt: Prompt, options: SamplingOptions | None) -> Answer:
+    def _ask(self, prompt: Prompt, options: SamplingOptions | None, *, samples: int, salt: str) -> Asked:
+        if samples < 1:
+            raise UsageError(f"samples={samples} is not allowed; choose 1 or more")
         ids = self.encode(prompt)
+        check_room(len(ids), self.context_length)
         resolved = (options if options is not None else SamplingOptions()).with_defaults(self.default_options)
-        return Answer(
-            ids,
-            resolved,
+        request = Request(
+            token_ids=tuple(ids),
+            options=resolved,
             stop_ids=self.stop_ids,
-            context_length=self.context_length,
-            detokenizer=None if self._tokenizer is None else self._tokenizer.detokenizer(ids),
+            prefix_caching=self._engine_options.prefix_caching,
+            salt=salt,
         )
+        tokenizer = self._tokenizer
+        answers = [
+            Answer(resolved.stop, None if tokenizer is None else tokenizer.detokenizer(ids)) for _ in range(samples)
+        ]
+        return Asked(request=request, answers=answers)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if len(ids) and not (min(ids) >= 0 and max(ids) < self.spec.vocab_size):

@@ -13,6 +13,7 @@ from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint, read_json
 from flyweight.checkpoint.weights import Weights
 from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.options import EngineOptions
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, ResourceError, UsageError
 from flyweight.formats.base import Array
@@ -21,6 +22,7 @@ from flyweight.machine import Machine
 from flyweight.models import read_spec
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
+from flyweight.runtime.batch_invariant import BatchInvariant
 from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache, cache_block_bytes
 from flyweight.runtime.native_ops import NativeOps
 from flyweight.runtime.native_program import NativeRuntime
@@ -43,6 +45,8 @@ def load(
     cache_tokens: int | None = None,
     kv_dtype: KVDtype = "float32",
     fused: bool = True,
+    engine: EngineOptions | None = None,
+    batch_invariant: bool = False,
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a checkpoint for running.
@@ -58,6 +62,10 @@ def load(
         kv_dtype: how keys and values are stored.
         fused: run each step of the native backend as one call. Without, it calls one operation after another, with the
             same results, more slowly; the torch backend always does.
+        engine: how requests share the engine; what is left open is chosen by model and machine.
+        batch_invariant: compute every token to the same bits whatever runs beside it and however prompts are cut into
+            chunks, so that an answer does not depend on its neighbours; somewhat slower. In float32 answers are the
+            same without it, though not to the bit.
 
     Raises:
         CheckpointError: when files are missing or damaged.
@@ -77,10 +85,14 @@ def load(
     generation_config = _generation_config(checkpoint.folder)
     tokenizer = Tokenizer.open(checkpoint.folder) if (checkpoint.folder / "tokenizer.json").is_file() else None
     num_blocks = _num_cache_blocks(spec, cache_tokens, kv_dtype)
+    engine_options = (engine if engine is not None else EngineOptions()).for_model(
+        spec, cache_tokens=num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
+    )
     description = (
         f"{Machine.detect().describe()}, {kernels.thread_count()} threads",
         _describe(spec, weights, compute, backend),
         f"KV cache {kv_dtype}, {num_blocks * BLOCK_SIZE} tokens",
+        engine_options.describe() + (", batch-invariant" if batch_invariant else ""),
     )
     for line in description:
         log.info(line)
@@ -102,11 +114,12 @@ def load(
         spec=spec,
         checkpoint=checkpoint,
         tokenizer=tokenizer,
-        runner=runner,
+        runner=BatchInvariant(runner) if batch_invariant else runner,
         cache=cache,
         default_options=SamplingOptions.from_generation_config(generation_config),
         stop_ids=_stop_ids(spec, generation_config, tokenizer),
         description=description,
+        engine_options=engine_options,
     )
 
 

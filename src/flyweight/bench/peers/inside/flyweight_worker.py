@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flyweight
+from flyweight.engine.request import Request
+from flyweight.engine.scheduler import StepBudget
 
 
 class Engine:
@@ -20,13 +22,17 @@ class Engine:
         self.facts = {"version": flyweight.__version__, "settings": "; ".join(self._model.description)}
 
     def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
-        """Moments of every token of every prompt."""
+        """Moments of every token of every prompt, all at once and nothing found from runs before."""
         options = flyweight.SamplingOptions(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        answers = [self._model._answer(prompt, options) for prompt in prompts]
-        times: list[list[float]] = [[] for _ in prompts]
-        for index, _ in self._model._run(answers, batch_size=len(prompts)):
-            times[index].append(time.perf_counter())
-        return times
+        engine = self._model.engine
+        budget = StepBudget(tokens=engine.budget.tokens, sequences=len(prompts))
+        times: dict[int, list[float]] = {}
+        for prompt in prompts:
+            times[engine.add(Request(token_ids=tuple(prompt), options=options, prefix_caching=False))] = []
+        while engine.has_work:
+            for event in engine.step(budget):
+                times[event.id] += [time.perf_counter()] * len(event.token_ids)
+        return list(times.values())
 
 
 def open_engine(options: Mapping[str, Any]) -> Engine:
