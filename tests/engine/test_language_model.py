@@ -385,7 +385,7 @@ def test_prefix_caching_can_be_switched_off(folder: Path) -> None:
 
 
 def test_samples_are_side_by_side_and_share_their_prompt(model: LanguageModel) -> None:
-    prompts = random_prompts(2, low=40, seed=5)
+    prompts = random_prompts(2, low=40, high=60, seed=5)
     options = SamplingOptions(max_tokens=9, ignore_eos=True, temperature=1.0, seed=3)
     model.open_engine()
     found = model.generate(prompts, options, samples=3)
