@@ -43,7 +43,7 @@ def test_the_answer_streams_to_standard_output(folder: Path, capsys: pytest.Capt
     assert printed.err == ""
     assert len(described["token_ids"]) == 8
     assert described["finish_reason"] == "length"
-    assert described["usage"] == {"prompt_tokens": 2, "completion_tokens": 8}
+    assert described["usage"] == {"prompt_tokens": 2, "completion_tokens": 8, "cached_tokens": 0}
     assert described["decode_tokens_per_second"] > 0
 
 
@@ -69,6 +69,17 @@ def test_prompts_from_files_and_standard_input(
     assert answer_of(capsys, str(folder), "-")["text"] == expected
 
 
+def test_samples_are_printed_one_by_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(folder), "w3", "--max-tokens", "6", "--temperature", "1", "--seed", "4", "--ignore-eos"]
+    assert main(["generate", *arguments, "--samples", "3", "--json", "--batch-invariant"]) == 0
+    described = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({one["text"] for one in described}) == 3
+    assert described[0]["text"] == answer_of(capsys, *arguments, "--batch-invariant")["text"]
+    assert main(["generate", *arguments, "-n", "3", "--batch-invariant"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == "".join(f"[{number} of 3]\n{one['text'].strip()}\n\n" for number, one in enumerate(described, 1))
+
+
 def test_chat_goes_through_the_template(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     templated = answer_of(capsys, str(folder), "w9", "--chat", "--system", "w8")
     assert templated["text"] == answer_of(capsys, str(folder), "system w8 user w9")["text"]
@@ -87,6 +98,7 @@ def test_stats_say_what_runs_and_how_fast(folder: Path, capsys: pytest.CaptureFi
     [
         (["w3 " * 200], "the prompt has 200 tokens and the context holds 128, so there is no room for an answer"),
         ([""], "the prompt has no tokens"),
+        (["w3", "--samples", "0"], "--samples 0 is not allowed; choose 1 or more"),
         ([], "give the prompt either as an argument (- reads standard input) or with --prompt-file"),
         (["w3", "--prompt-file", "x"], "give the prompt either as an argument"),
         (["--prompt-file", "/nonexistent/x"], "--prompt-file /nonexistent/x does not exist"),
@@ -170,6 +182,16 @@ def talk(
     return seen
 
 
+def test_a_turn_finds_the_turns_before_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = " ".join(["w3"] * 40)
+    talk(folder, ["w4", "w5", "/exit"], monkeypatch, "--system", system, "--stats")
+    assert "(32 from the cache)" in capsys.readouterr().err
+    talk(folder, ["w4", "w5", "/exit"], monkeypatch, "--system", system, "--stats", "--no-prefix-caching")
+    assert "from the cache" not in capsys.readouterr().err
+
+
 def test_a_conversation_remembers_until_reset(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,16 +243,16 @@ def test_control_c_stops_the_answer_and_keeps_what_was_said(
 ) -> None:
     from flyweight.engine.generation import Answer
 
-    advance, count = Answer.advance, 0
+    read, count = Answer.read, 0
 
-    def interrupted(self: Answer, logits: Any) -> Any:
+    def interrupted(self: Answer, event: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3:
             raise KeyboardInterrupt
-        return advance(self, logits)
+        return read(self, event)
 
-    monkeypatch.setattr(Answer, "advance", interrupted)
+    monkeypatch.setattr(Answer, "read", interrupted)
     seen = talk(folder, ["w3", "w4"], monkeypatch, "--ignore-eos")
     assert "[stopped]" in capsys.readouterr().err
     assert [message["role"] for message in seen[1]] == ["user", "assistant", "user"]

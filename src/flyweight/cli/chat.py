@@ -11,6 +11,7 @@ from flyweight.cli.generate import show, speed
 from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel, Message
 from flyweight.engine.load import load
+from flyweight.engine.options import EngineOptions
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.kernels import KVDtype
@@ -31,6 +32,8 @@ def chat(
     compute: ModelCompute = "auto",
     cache_tokens: int | None = None,
     kv_dtype: KVDtype = "float32",
+    prefix_caching: bool = True,
+    batch_invariant: Annotated[bool, Parameter(negative="")] = False,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Talk with a model in the terminal; it sees the whole conversation.
@@ -58,6 +61,10 @@ def chat(
         Tokens that the KV cache holds; the default follows the model's context and the free memory.
     kv_dtype
         How keys and values are stored.
+    prefix_caching
+        Keep what was computed of the conversation, so that each turn computes only what is new.
+    batch_invariant
+        Compute the same bits whether an earlier turn is found in the cache or computed again.
     stats
         Print what runs, and after each answer its speed, on standard error.
     """
@@ -69,6 +76,8 @@ def chat(
         compute=compute,
         cache_tokens=cache_tokens,
         kv_dtype=kv_dtype,
+        engine=EngineOptions(prefix_caching=prefix_caching),
+        batch_invariant=batch_invariant,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:

@@ -2,6 +2,7 @@
 
 import json as json_format
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from cyclopts import Parameter
 
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.engine.generation import Completion
-from flyweight.engine.language_model import Message, encode_prompt
+from flyweight.engine.language_model import LanguageModel, Message, encode_prompt
 from flyweight.engine.load import load
 from flyweight.engine.request import check_room
 from flyweight.engine.sampling import SamplingOptions
@@ -36,6 +37,8 @@ def generate(
     compute: ModelCompute = "auto",
     cache_tokens: int | None = None,
     kv_dtype: KVDtype = "float32",
+    samples: Annotated[int, Parameter(alias="-n")] = 1,
+    batch_invariant: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -51,6 +54,8 @@ def generate(
         flyweight generate ./model "What is two plus three?" --chat --temperature 0.7 --seed 1
 
         flyweight generate ./model --prompt-file prompt.txt --stop "." --json
+
+        flyweight generate ./model "A name for a cat:" --samples 5 --temperature 1 --max-tokens 8
 
     Parameters
     ----------
@@ -71,12 +76,19 @@ def generate(
         Tokens that the KV cache holds; the default follows the model's context and the free memory.
     kv_dtype
         How keys and values are stored.
+    samples
+        Answers to make, side by side; their prompt is computed once. Above 1 they are printed when all are complete,
+        each below its number, with --json one object on each line.
+    batch_invariant
+        Compute the same bits whatever runs side by side, so that a sample does not depend on how many there are.
     json
         Print one JSON object with text, token ids, finish reason, usage and timings, when the answer is complete.
     stats
         Print what runs, and the speed of prefill and decode, on standard error.
     """
     text = read_prompt(prompt, prompt_file)
+    if samples < 1:
+        raise UsageError(f"--samples {samples} is not allowed; choose 1 or more")
     if system is not None and not chat:
         raise UsageError("--system needs --chat: without the chat template there is no system message")
     checkpoint = Checkpoint.open(model)
@@ -90,23 +102,38 @@ def generate(
         compute=compute,
         cache_tokens=cache_tokens,
         kv_dtype=kv_dtype,
+        batch_invariant=batch_invariant,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:
         print("\n".join(loaded.description), file=sys.stderr)
+    if samples == 1:
+        completions = [stream_to_terminal(loaded, ids, options, is_shown=not json)]
+    else:
+        completions = loaded.generate([ids], options, samples=samples)
+    for number, completion in enumerate(completions, 1):
+        if json:
+            print(json_format.dumps({"model": model, **describe(completion)}, ensure_ascii=False))
+        elif samples > 1:
+            show(f"[{number} of {samples}]\n{completion.text.strip()}\n\n")
+        if stats:
+            print(speed(completion), file=sys.stderr)
+    return 0
+
+
+def stream_to_terminal(
+    model: LanguageModel, ids: Sequence[int], options: SamplingOptions | None, *, is_shown: bool
+) -> Completion:
+    """Make one answer and show it as it comes."""
     completion: Completion | None = None
-    for piece in loaded.stream(ids, options):
-        if not json:
+    for piece in model.stream(ids, options):
+        if is_shown:
             show(piece.text)
         completion = piece.completion
     assert completion is not None
-    if json:
-        print(json_format.dumps({"model": model, **describe(completion)}, ensure_ascii=False))
-    else:
+    if is_shown:
         show("\n")
-    if stats:
-        print(speed(completion), file=sys.stderr)
-    return 0
+    return completion
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
@@ -153,8 +180,9 @@ def describe(completion: Completion) -> dict[str, object]:
 def speed(completion: Completion) -> str:
     """One line about how fast an answer came."""
     usage, timings = completion.usage, completion.timings
+    cached = f" ({usage.cached_tokens} from the cache)" if usage.cached_tokens else ""
     return (
-        f"prompt {usage.prompt_tokens} tokens in {timings.prefill_seconds:.3f} s "
+        f"prompt {usage.prompt_tokens} tokens{cached} in {timings.prefill_seconds:.3f} s "
         f"({completion.prefill_tokens_per_second:.1f} tokens/s), answer {usage.completion_tokens} tokens in "
         f"{timings.decode_seconds:.3f} s ({completion.decode_tokens_per_second:.1f} tokens/s), "
         f"ended by {completion.finish_reason}"
