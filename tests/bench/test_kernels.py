@@ -8,6 +8,7 @@ import pytest
 
 from flyweight import kernels
 from flyweight.bench import KernelOptions, measure_kernels
+from flyweight.bench.attention_cases import attention_groups
 from flyweight.bench.cases import Case, in_turn
 from flyweight.bench.kernel_report import report_page
 from flyweight.bench.kernels import time_group
@@ -60,6 +61,25 @@ def test_work_is_what_the_task_demands() -> None:
     codes_and_scales = 4864 * 896 // 2 + 4 * 38 * 896
     assert codes_and_scales + 4 * (4864 + 896) <= one.nbytes < 1.05 * codes_and_scales + 4 * (4864 + 896)
     assert set(named_layers(spec)) == {"qkv", "output", "gate_up", "down", "head"}
+
+
+@pytest.mark.parametrize("kind", ["linear", "attention", "sampling", "elementwise"])
+def test_every_kind_runs(kind: str, config: str) -> None:
+    options = KernelOptions(rounds=1, sample_milliseconds=0.1, working_set_megabytes=1, filter=kind)
+    report = measure_kernels(config, options, probe=lambda: LIMITS)
+    assert {one.kind for one in report.results} == {kind}
+    assert all(0 < one.seconds.smallest < 10 and one.nbytes > 0 for one in report.results)
+    assert all((one.arithmetic is None) == (one.arithmetic_share == 0) for one in report.results)
+
+
+def test_attention_counts_the_keys_that_each_query_sees() -> None:
+    spec = read_shape("qwen2.5-0.5b")
+    (group,) = attention_groups(spec, kv_dtypes=["float16"], rows=[1, 3], depths=[64], working_set=1)
+    one, three = group.build()
+    assert one.operations == 4 * 14 * 64 * 65
+    assert three.operations == 4 * 14 * 64 * (65 + 66 + 67)
+    blocks_of_32 = 3
+    assert one.nbytes >= 2 * 2 * 64 * blocks_of_32 * 32 * 2
 
 
 def test_calls_go_through_the_copies_in_turn() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from flyweight.bench.peers import PEERS, Peer
 from flyweight.bench.tasks import USUAL_TASKS, find_task
 from flyweight.errors import UsageError
-from flyweight.formats.plain import FloatName
+from flyweight.kernels import KVDtype
 from flyweight.runtime.prepared import ModelCompute
 
 
@@ -31,7 +31,7 @@ class CompareOptions:
     compute: ModelCompute = "int8"
     """What our linear layers compute in."""
 
-    kv_dtype: FloatName = "bfloat16"
+    kv_dtype: KVDtype = "bfloat16"
     """How our keys and values are stored."""
 
     def __post_init__(self) -> None:

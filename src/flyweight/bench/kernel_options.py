@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from flyweight import kernels
+from flyweight.bench.attention_cases import attention_groups
 from flyweight.bench.cases import CaseGroup
 from flyweight.bench.elementwise_cases import elementwise_groups
 from flyweight.bench.linear_cases import PRECISIONS, linear_groups
+from flyweight.bench.sampling_cases import sampling_groups
 from flyweight.errors import UsageError
 from flyweight.models.spec import ModelSpec
 
@@ -22,10 +24,10 @@ class KernelOptions:
     """
 
     full: bool = False
-    """Every layer, row count and storage: minutes instead of less than one."""
+    """Every layer, row count, storage and cache type: minutes instead of less than one."""
 
     filter: str = ""
-    """Only cases whose names hold all of these words, such as 'int4 gate_up'."""
+    """Only cases whose names hold all of these words, such as 'int4 gate_up' or 'attention'."""
 
     isa: tuple[str, ...] = ()
     """Instruction sets, or all; the default is the one in use."""
@@ -40,7 +42,7 @@ class KernelOptions:
     """A sample repeats a call until it has taken at least so long."""
 
     working_set_megabytes: int = 256
-    """Weights that successive calls walk through, so that they come from memory."""
+    """Weights, or keys and values, that successive calls walk through, so that they come from memory."""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -82,6 +84,14 @@ class KernelOptions:
                 rows=(1, 2, 4, 8, 16, 32, 128, 512) if self.full else (1, 8, 32, 512),
                 working_set=working_set,
             ),
+            *attention_groups(
+                spec,
+                kv_dtypes=kernels.KV_DTYPES if self.full else ("bfloat16", "int8"),
+                rows=(1, 128, 512),
+                depths=(0, 4096, 32768) if self.full else (4096,),
+                working_set=working_set,
+            ),
+            *sampling_groups(spec, rows=(1, 8, 32) if self.full else (1, 8)),
             *elementwise_groups(spec, rows=(1, 16, 512) if self.full else (1, 512)),
         ]
         words = self.filter.split()
