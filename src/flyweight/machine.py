@@ -57,6 +57,11 @@ class Machine:
         )
 
 
+def resident_bytes() -> int:
+    """What this process has in memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name as it gives itself."""
     if cpuinfo.is_file():

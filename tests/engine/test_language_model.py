@@ -285,12 +285,13 @@ def test_moving_frequencies_see_whole_prompts(tmp_path: Path) -> None:
 def test_the_log_says_first_what_runs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="flyweight"):
         model = load(folder, cache_tokens=100)
-    machine, formats, cache, engine = model.description
-    assert [record.getMessage() for record in caplog.records[:4]] == [machine, formats, cache, engine]
+    machine, formats, weights, cache, engine = model.description
+    assert [record.getMessage() for record in caplog.records[:5]] == [machine, formats, weights, cache, engine]
     assert "kernels " in machine
     assert machine.endswith("threads")
     assert formats == "llama, 2 blocks on native kernels; linear layers: 14 float32 in float32; head float32"
-    assert cache == "KV cache float32, 128 tokens"
+    assert weights.startswith("weights ")
+    assert cache.startswith("KV cache float32, 128 tokens in 65.5 kB; ")
     assert engine == "engine: up to 1 sequences and 2048 tokens a step, continuous batching, prefix caching on"
 
 
@@ -382,7 +383,7 @@ def test_prefix_caching_can_be_switched_off(folder: Path) -> None:
     prompt = random_prompts(1, low=40, high=41)[0]
     assert [last(model, prompt, GREEDY).usage.cached_tokens for _ in range(2)] == [0, 0]
     assert model.engine.metrics().findable_blocks == 0
-    assert model.description[3].endswith("prefix caching off")
+    assert model.description[-1].endswith("prefix caching off")
 
 
 def test_samples_are_side_by_side_and_share_their_prompt(model: LanguageModel) -> None:

@@ -89,13 +89,24 @@ class CompressedTensorsLayout:
         scheme = self._schemes.scheme_of(linear.name)
         if scheme is None:
             return self._plain.read(linear, mapped=mapped)
-        layout = self._format(scheme, linear)
-        shape = (linear.out_features, linear.in_features)
-        tensors = {"codes": self._codes(scheme, linear), "scales": self._scales(scheme, linear)}
-        zero_points = self._zero_points(scheme, linear, tensors["scales"].shape)
+        return self._stored(scheme, linear, 0, linear.out_features)
+
+    def read_rows(self, linear: LinearSpec, start: int, stop: int) -> StoredWeight:
+        scheme = self._schemes.scheme_of(linear.name)
+        if scheme is None:
+            return self._plain.read_rows(linear, start, stop)
+        return self._stored(scheme, linear, start, stop)
+
+    def _stored(self, scheme: Scheme, linear: LinearSpec, start: int, stop: int) -> StoredWeight:
+        """Rows ``start`` to ``stop`` of a quantized weight. Scales and zero points are small: they are read whole."""
+        rows = slice(None) if scheme.granularity == "tensor" else slice(start, stop)
+        scales = self._scales(scheme, linear)
+        tensors = {"codes": self._codes(scheme, linear, start, stop), "scales": scales[rows]}
+        zero_points = self._zero_points(scheme, linear, scales.shape)
         if zero_points is not None:
-            tensors["zero_points"] = zero_points
-        return StoredWeight(format=layout, shape=shape, tensors=tensors)
+            tensors["zero_points"] = zero_points[rows]
+        shape = (stop - start, linear.in_features)
+        return StoredWeight(format=self._format(scheme, linear), shape=shape, tensors=tensors)
 
     def _format(self, scheme: Scheme, linear: LinearSpec) -> IntGroup:
         return IntGroup(
@@ -106,15 +117,16 @@ class CompressedTensorsLayout:
             scale_dtype=float_name(self._checkpoint.dtype(f"{linear.name}.weight_scale")),
         )
 
-    def _codes(self, scheme: Scheme, linear: LinearSpec) -> Array:
+    def _codes(self, scheme: Scheme, linear: LinearSpec, start: int, stop: int) -> Array:
         if scheme.storage == "pack-quantized":
             stated = self._checkpoint.read(f"{linear.name}.weight_shape").tolist()
             if stated != [linear.out_features, linear.in_features]:
                 raise self._fault(
                     f"{linear.name}.weight_shape", f"says {stated}, not {[linear.out_features, linear.in_features]}"
                 )
-            return unpack_any(self._checkpoint.read(f"{linear.name}.weight_packed"), scheme.bits, linear.in_features)
-        codes = self._checkpoint.read(f"{linear.name}.weight")
+            packed = self._checkpoint.read_rows(f"{linear.name}.weight_packed", start, stop)
+            return unpack_any(packed, scheme.bits, linear.in_features)
+        codes = self._checkpoint.read_rows(f"{linear.name}.weight", start, stop)
         self._check_range(f"{linear.name}.weight", codes, scheme.bits)
         return codes
 

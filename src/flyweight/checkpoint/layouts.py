@@ -61,6 +61,14 @@ class Layout(Protocol):
         """
         ...
 
+    def read_rows(self, linear: LinearSpec, start: int, stop: int) -> StoredWeight:
+        """Rows (outputs) ``start`` to ``stop`` of the layer's weight, as fresh copies.
+
+        Raises:
+            CheckpointError: as :meth:`read`.
+        """
+        ...
+
 
 LAYOUTS: Registry[Callable[[Checkpoint], Layout]] = Registry("quant_method", UnsupportedModelError)
 """``quant_method`` of ``quantization_config`` -> what opens the layout; ``plain`` is a checkpoint without one."""

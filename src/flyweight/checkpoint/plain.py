@@ -31,3 +31,6 @@ class PlainLayout:
     def read(self, linear: LinearSpec, *, mapped: bool) -> StoredWeight:
         name = f"{linear.name}.weight"
         return stored_plain(self._checkpoint.tensor(name) if mapped else self._checkpoint.read(name))
+
+    def read_rows(self, linear: LinearSpec, start: int, stop: int) -> StoredWeight:
+        return stored_plain(self._checkpoint.read_rows(f"{linear.name}.weight", start, stop))

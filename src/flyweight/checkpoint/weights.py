@@ -79,6 +79,12 @@ class Weights:
             return stored_plain(self.checkpoint.tensor(self._embedding))
         return self._layout.read(spec.head.linears[0], mapped=True)
 
+    def head_rows(self, spec: ModelSpec, start: int, stop: int) -> StoredWeight:
+        """Rows ``start`` to ``stop`` of the head's weight, as a fresh copy."""
+        if spec.is_tied:
+            return stored_plain(self.checkpoint.read_rows(self._embedding, start, stop))
+        return self._layout.read_rows(spec.head.linears[0], start, stop)
+
     def head_format(self, spec: ModelSpec) -> Format:
         """How the head's weight is stored; nothing is read but the header."""
         if spec.is_tied:

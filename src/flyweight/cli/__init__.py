@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cyclopts
 
 from flyweight.cli.bench import bench
+from flyweight.cli.cache import cache
 from flyweight.cli.chat import chat
 from flyweight.cli.compress import compress
 from flyweight.cli.demo import demo
@@ -27,7 +28,7 @@ app = cyclopts.App(
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
-COMMANDS = (compress, evaluate, generate, chat, inspect, demo)
+COMMANDS = (compress, evaluate, generate, chat, inspect, cache, demo)
 VERBS = (*(command.__name__ for command in COMMANDS), "bench")
 for command in COMMANDS:
     app.command(command, sort_key=VERBS.index(command.__name__))

@@ -12,6 +12,7 @@ from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel, Message
 from flyweight.engine.load import load
 from flyweight.engine.options import EngineOptions
+from flyweight.engine.preparing import WeightOptions
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.kernels import KVDtype
@@ -34,6 +35,7 @@ def chat(
     kv_dtype: KVDtype = "float32",
     prefix_caching: bool = True,
     batch_invariant: Annotated[bool, Parameter(negative="")] = False,
+    weights: Annotated[WeightOptions | None, Parameter(name="*")] = None,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Talk with a model in the terminal; it sees the whole conversation.
@@ -78,6 +80,7 @@ def chat(
         kv_dtype=kv_dtype,
         engine=EngineOptions(prefix_caching=prefix_caching),
         batch_invariant=batch_invariant,
+        weights=weights,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:

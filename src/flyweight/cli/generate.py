@@ -13,6 +13,7 @@ from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel, Message, encode_prompt
 from flyweight.engine.load import load
+from flyweight.engine.preparing import WeightOptions
 from flyweight.engine.request import check_room
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
@@ -39,6 +40,7 @@ def generate(
     kv_dtype: KVDtype = "float32",
     samples: Annotated[int, Parameter(alias="-n")] = 1,
     batch_invariant: Annotated[bool, Parameter(negative="")] = False,
+    weights: Annotated[WeightOptions | None, Parameter(name="*")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -103,6 +105,7 @@ def generate(
         cache_tokens=cache_tokens,
         kv_dtype=kv_dtype,
         batch_invariant=batch_invariant,
+        weights=weights,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:

@@ -6,6 +6,7 @@ It knows neither how a checkpoint is laid out nor how a backend computes.
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,25 +14,28 @@ from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint, read_json
 from flyweight.checkpoint.weights import Weights
 from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.memory import MemoryNeeds, MemoryPlan, plan_memory
 from flyweight.engine.options import EngineOptions
+from flyweight.engine.preparing import WeightOptions, open_or_build
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import CheckpointError, ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.kernels import KV_DTYPES, KVDtype
-from flyweight.machine import Machine
+from flyweight.machine import Machine, resident_bytes
 from flyweight.models import read_spec
 from flyweight.models.spec import ModelSpec
 from flyweight.progress import Progress, Silent
+from flyweight.reporting.units import format_bytes
 from flyweight.runtime.batch_invariant import BatchInvariant
 from flyweight.runtime.kv_cache import BLOCK_SIZE, KVCache, cache_block_bytes
 from flyweight.runtime.native_ops import NativeOps
 from flyweight.runtime.native_program import NativeRuntime
-from flyweight.runtime.prepared import ModelCompute, PreparedWeights, base_compute, linear_compute
+from flyweight.runtime.pager import describe_streaming
+from flyweight.runtime.prepared import ModelCompute, Packing, PreparedWeights, base_compute, linear_compute
 from flyweight.runtime.runner import OpByOp, Runner
 from flyweight.tokenizer import Tokenizer
 
 Backend = Literal["native", "torch"]
-DEFAULT_CONTEXTS = 16
 COMPUTES = ("auto", "float32", "bfloat16", "int8")
 
 log = logging.getLogger("flyweight")
@@ -44,6 +48,7 @@ def load(
     backend: Backend = "native",
     cache_tokens: int | None = None,
     kv_dtype: KVDtype = "float32",
+    weights: WeightOptions | None = None,
     fused: bool = True,
     engine: EngineOptions | None = None,
     batch_invariant: bool = False,
@@ -57,9 +62,11 @@ def load(
             quantized 8-bit inputs, plain ones bfloat16. ``auto``: float32 for models stored so entirely, else bfloat16,
             and int8 inputs where the checkpoint asks for them.
         backend: ``native``, this package's kernels, or ``torch``, the second opinion (needs the torch extra).
-        cache_tokens: tokens that the KV cache holds, all sequences together. Default: 16 contexts, but not more than a
-            quarter of the free memory; where that is less than one context, prompts are limited to it.
+        cache_tokens: tokens that the KV cache holds, all sequences together. Default: 16 contexts, but not more than
+            memory allows (see :func:`flyweight.engine.memory.plan_memory`); where that is less than one context,
+            prompts are limited to it.
         kv_dtype: how keys and values are stored.
+        weights: how the native backend keeps the weights: a cached image, a limit on memory, a rounded head.
         fused: run each step of the native backend as one call. Without, it calls one operation after another, with the
             same results, more slowly; the torch backend always does.
         engine: how requests share the engine; what is left open is chosen by model and machine.
@@ -81,35 +88,43 @@ def load(
         raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(KV_DTYPES)}")
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     spec = read_spec(checkpoint.config)
-    weights = Weights.open(checkpoint, spec)
+    stored = Weights.open(checkpoint, spec)
+    options = weights if weights is not None else WeightOptions()
+    if backend == "torch" and options != WeightOptions():
+        raise UsageError("options of the weights are for backend='native'; leave them out with backend='torch'")
     generation_config = _generation_config(checkpoint.folder)
     tokenizer = Tokenizer.open(checkpoint.folder) if (checkpoint.folder / "tokenizer.json").is_file() else None
-    num_blocks = _num_cache_blocks(spec, cache_tokens, kv_dtype)
-    engine_options = (engine if engine is not None else EngineOptions()).for_model(
-        spec, cache_tokens=num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
-    )
-    description = (
-        f"{Machine.detect().describe()}, {kernels.thread_count()} threads",
-        _describe(spec, weights, compute, backend),
-        f"KV cache {kv_dtype}, {num_blocks * BLOCK_SIZE} tokens",
-        engine_options.describe() + (", batch-invariant" if batch_invariant else ""),
-    )
-    for line in description:
-        log.info(line)
+    machine = f"{Machine.detect().describe()}, {kernels.thread_count()} threads"
+    log.info(machine)
     if spec.unread_keys:
         log.warning("config.json has keys that %s does not read: %s", spec.architecture, ", ".join(spec.unread_keys))
-    progress = progress if progress is not None else Silent()
     cache: KVCache
     runner: Runner
     if backend == "native":
-        cache = _make_cache(spec, num_blocks, kv_dtype)
-        progress.start("load", len(spec.blocks) + 1)
-        prepared = PreparedWeights.prepare(spec, weights, compute, progress.advance)
-        runner = NativeRuntime(spec, prepared, cache) if fused else OpByOp(spec, NativeOps(prepared, cache))
-        progress.finish()
+        packing = Packing(spec=spec, weights=stored, compute=compute, head=options.head)
+        what = _describe(spec, stored, compute, backend, packing.head_format.name)
+        log.info(what)
+        loaded = _load_native(packing, what, options, cache_tokens, kv_dtype, progress or Silent())
+        cache, lines = loaded.cache, loaded.lines
+        # A step in one call cannot wait between its layers for weights that are not in memory.
+        one_call = fused and loaded.weights.pager is None
+        runner = (
+            NativeRuntime(spec, loaded.weights, cache) if one_call else OpByOp(spec, NativeOps(loaded.weights, cache))
+        )
     else:
-        cache = KVCache((), num_blocks=num_blocks)  # plans only: the torch side keeps keys and values itself
-        runner = _torch_runner(spec, weights, compute, num_blocks, kv_dtype)
+        what = _describe(spec, stored, compute, backend, stored.head_format(spec).name)
+        log.info(what)
+        plan = _plan(spec, 0, options, cache_tokens, kv_dtype)
+        lines = (f"KV cache {kv_dtype}, {plan.num_blocks * BLOCK_SIZE} tokens",)
+        log.info(lines[0])
+        cache = KVCache((), num_blocks=plan.num_blocks)  # plans only: the torch side keeps keys and values itself
+        runner = _torch_runner(spec, stored, compute, plan.num_blocks, kv_dtype)
+    engine_options = (engine if engine is not None else EngineOptions()).for_model(
+        spec, cache_tokens=cache.num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
+    )
+    shared = engine_options.describe() + (", batch-invariant" if batch_invariant else "")
+    log.info(shared)
+    description = (machine, what, *lines, shared)
     return LanguageModel(
         spec=spec,
         checkpoint=checkpoint,
@@ -142,13 +157,67 @@ def _from_torch(logits: Any) -> Array:
     return array
 
 
-def _num_cache_blocks(spec: ModelSpec, cache_tokens: int | None, kv_dtype: KVDtype) -> int:
-    if cache_tokens is not None:
-        if cache_tokens < BLOCK_SIZE:
-            raise UsageError(f"cache_tokens={cache_tokens} is not allowed; choose {BLOCK_SIZE} or more")
-        return -(-cache_tokens // BLOCK_SIZE)
-    affordable = Machine.detect().free_memory_bytes // 4 // cache_block_bytes(spec.blocks, kv_dtype)
-    return max(1, min(-(-DEFAULT_CONTEXTS * spec.max_positions // BLOCK_SIZE), affordable))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Native:
+    """What the native backend runs on, and lines about it."""
+
+    weights: PreparedWeights
+    cache: KVCache
+    lines: tuple[str, ...]
+
+
+def _load_native(
+    packing: Packing,
+    what: str,
+    options: WeightOptions,
+    cache_tokens: int | None,
+    kv_dtype: KVDtype,
+    progress: Progress,
+) -> _Native:
+    """Weights from the image, or packed into memory where there is none, and the cache in what they leave."""
+    spec = packing.spec
+    progress.start("load", len(spec.blocks) + 1)
+    image = open_or_build(packing, options, description=what, advance=progress.advance)
+    weights = None if image is not None else PreparedWeights.from_packing(packing, progress.advance)
+    progress.finish()
+    plan = _plan(spec, 0 if image is None else image.nbytes, options, cache_tokens, kv_dtype)
+    if image is not None:
+        beyond = image.nbytes > Machine.detect().free_memory_bytes
+        weights = image.weights(ceiling=plan.ceiling, drop_cache=beyond)
+    assert weights is not None
+    pool = plan.num_blocks * cache_block_bytes(spec.blocks, kv_dtype)
+    place = "packed in memory" if image is None else f"mapped from {image.image.path}"
+    memory = "the free memory" if options.memory is None else options.memory
+    lines = [
+        f"weights {format_bytes(weights.nbytes)}, {place}",
+        f"KV cache {kv_dtype}, {plan.num_blocks * BLOCK_SIZE} tokens in {format_bytes(pool)}; "
+        f"{format_bytes(plan.left_bytes)} of {memory} are left",
+    ]
+    for line in lines:
+        log.info(line)
+    if image is not None and weights.pager is not None and weights.pager.streamed_bytes:
+        slow = describe_streaming(image.image, weights.pager)
+        log.warning(slow)
+        lines.append(slow)
+    return _Native(weights=weights, cache=_make_cache(spec, plan.num_blocks, kv_dtype), lines=tuple(lines))
+
+
+def _plan(
+    spec: ModelSpec, weight_bytes: int, options: WeightOptions, cache_tokens: int | None, kv_dtype: KVDtype
+) -> MemoryPlan:
+    needs = MemoryNeeds(
+        weight_bytes=weight_bytes,
+        block_bytes=cache_block_bytes(spec.blocks, kv_dtype),
+        block_tokens=BLOCK_SIZE,
+        max_tokens=spec.max_positions,
+    )
+    return plan_memory(
+        needs,
+        free_bytes=Machine.detect().free_memory_bytes,
+        used_bytes=resident_bytes(),
+        limit=options.memory_bytes,
+        cache_tokens=cache_tokens,
+    )
 
 
 def _make_cache(spec: ModelSpec, num_blocks: int, kv_dtype: KVDtype) -> KVCache:
@@ -162,14 +231,13 @@ def _make_cache(spec: ModelSpec, num_blocks: int, kv_dtype: KVDtype) -> KVCache:
         ) from None
 
 
-def _describe(spec: ModelSpec, weights: Weights, compute: ModelCompute, backend: Backend) -> str:
+def _describe(spec: ModelSpec, weights: Weights, compute: ModelCompute, backend: Backend, head: str) -> str:
     """Which formats and compute types a model runs in, counted over its linear layers."""
     base = base_compute(spec, weights, compute)
     counts = Counter(
         f"{weights.format(linear).name} in {linear_compute(linear, weights, compute, base)}" for linear in spec.linears
     )
     layers = ", ".join(f"{count} {text}" for text, count in counts.most_common())
-    head = weights.head_format(spec).name
     return f"{spec.architecture}, {len(spec.blocks)} blocks on {backend} kernels; linear layers: {layers}; head {head}"
 
 

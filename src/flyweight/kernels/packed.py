@@ -18,6 +18,9 @@ Bytes = NDArray[np.uint8]
 LAYOUT_VERSION: int = _native.layout_version
 """Changes whenever packed bytes change their meaning; bytes packed under another number must be packed again."""
 
+LAYOUT_CLASS = "panels"
+"""Which processors share packed bytes. There is one class: the same layout serves every instruction set."""
+
 ALIGNMENT = 64
 STORAGES = {name: getattr(_native.Storage, name) for name in ("float32", "float16", "bfloat16", "uint4", "uint8")}
 COMPUTES = {name: getattr(_native.Compute, name) for name in ("float32", "bfloat16", "int8")}

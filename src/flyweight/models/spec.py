@@ -193,3 +193,8 @@ class ModelSpec:
     def linears(self) -> tuple[LinearSpec, ...]:
         """Every linear layer of every block, in forward order; not the head."""
         return tuple(linear for block in self.blocks for linear in block.linears)
+
+    @property
+    def norms(self) -> tuple[NormSpec, ...]:
+        """Every norm of every block, and the final one."""
+        return (*(norm for block in self.blocks for norm in block.norms), self.final_norm)

@@ -27,6 +27,7 @@ class NativeOps:
     def __init__(self, weights: PreparedWeights | PreparedBlock, cache: KVCache) -> None:
         self.cache = cache
         self._weights = weights
+        self._pager = weights.pager if isinstance(weights, PreparedWeights) else None
         self._batch: Batch | None = None
         self._tables: dict[RopeSpec, tuple[Array, Array]] = {}
 
@@ -37,12 +38,17 @@ class NativeOps:
         return rows if embedding.scale == 1.0 else rows * np.float32(embedding.scale)
 
     def linear(self, group: LinearGroup, x: Array) -> Array:
-        prepared = self._weights.groups[group.linears[0].name]
+        name = group.linears[0].name
+        prepared, pager = self._weights.groups[name], self._pager
+        if pager is not None:
+            pager.use(name, 0)
         if len(prepared.handles) == 1:
             return kernels.linear(x, prepared.handles[0], prepared.biases[0])
         out = np.empty((x.shape[0], group.out_features), np.float32)
         start = 0
-        for handle, bias in zip(prepared.handles, prepared.biases, strict=True):
+        for index, (handle, bias) in enumerate(zip(prepared.handles, prepared.biases, strict=True)):
+            if pager is not None and index > 0:
+                pager.use(name, index)
             kernels.linear(x, handle, bias, out[:, start : start + handle.out_features])
             start += handle.out_features
         return out

@@ -4,20 +4,30 @@ The linears of a group read the same input; where they are stored alike they are
 one kernel call. It does not know the forward pass.
 """
 
-from collections.abc import Callable, Mapping
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal, Self
 
 import numpy as np
 
 from flyweight import kernels
 from flyweight.checkpoint.weights import Weights
+from flyweight.errors import UsageError
 from flyweight.formats.base import Array, Compute, Format, StoredWeight
 from flyweight.formats.int_group import IntGroup
 from flyweight.formats.plain import Plain
 from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec, ModelSpec
+from flyweight.runtime.pager import Pager
 
 ModelCompute = Literal["auto", "float32", "bfloat16", "int8"]
+HeadChoice = Literal["as-stored", "int8", "int4"]
+HEAD_CHOICES = ("as-stored", "int8", "int4")
+
+SMALL_BITS = 4  # codes of so many bits lie two to a byte
+PIECE_ROWS = 1024  # a multiple of the outputs that any packed panel holds: pieces of so many rows join without a seam
+PIECE_WEIGHTS = 1 << 24  # of a head that are read and packed at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,43 +84,176 @@ class PreparedWeights:
     """A whole model: as :class:`PreparedBlock` for all blocks and the head, and the embedding as stored.
 
     ``embedding`` (vocab_size, hidden_size) stays mapped in the dtype it is stored in; rows are read as needed.
+    ``pager`` is there when not all weights may be in memory: it must be told of every handle before its use, and the
+    handles must be used in the order of the model.
     """
 
     groups: Mapping[str, PreparedGroup]
     norms: Mapping[str, Array]
     embedding: Array
+    pager: Pager | None = None
 
     @classmethod
     def prepare(
         cls, spec: ModelSpec, weights: Weights, compute: ModelCompute, advance: Callable[[], None] = lambda: None
     ) -> Self:
-        """Read and pack every weight, a block at a time; ``advance`` is called after each.
+        """Read and pack every weight into memory, a block at a time; ``advance`` is called after each.
 
         Raises:
             CheckpointError: when a tensor cannot be read.
         """
-        base = base_compute(spec, weights, compute)
+        return cls.from_packing(Packing(spec=spec, weights=weights, compute=compute), advance)
+
+    @classmethod
+    def from_packing(cls, packing: "Packing", advance: Callable[[], None] = lambda: None) -> Self:
+        """As :meth:`prepare`, with the choices that ``packing`` holds."""
+        spec = packing.spec
         groups: dict[str, PreparedGroup] = {}
-        norms: dict[str, Array] = {}
         for block in spec.blocks:
             for group in block.groups:
-                groups[group.linears[0].name] = _prepare_group(
-                    [
-                        (weights.linear(linear), weights.bias(linear), linear_compute(linear, weights, compute, base))
-                        for linear in group.linears
-                    ]
-                )
-            norms.update({norm.name: weights.norm(norm) for norm in block.norms})
+                groups[group.linears[0].name] = packing.pack_group(group)
             advance()
-        norms[spec.final_norm.name] = weights.norm(spec.final_norm)
-        groups[spec.head.linears[0].name] = _prepare_head(spec.head, spec, weights, compute, base)
+        name = spec.head.linears[0].name
+        kind, pieces = packing.pack_head()
+        groups[name] = PreparedGroup(handles=(join(kind, pieces),), biases=(packing.head_bias(),))
         advance()
-        return cls(groups=groups, norms=norms, embedding=weights.embedding(spec.embedding))
+        return cls(groups=groups, norms=packing.norms(), embedding=packing.weights.embedding(spec.embedding))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed linears; not the mapped embedding."""
         return sum(group.nbytes for group in self.groups.values())
+
+
+class Packing:
+    """What becomes of every weight of a model, and the packing of each. It holds no weight.
+
+    Args:
+        head: how the output head is kept: ``as-stored``, or rounded to ``int8`` or ``int4`` codes while it is packed.
+
+    Raises:
+        UsageError: when ``head`` is unknown, or asks for a head that is quantized already to be quantized again.
+        UnsupportedModelError: when a layer's format has no such compute.
+    """
+
+    def __init__(
+        self, *, spec: ModelSpec, weights: Weights, compute: ModelCompute, head: HeadChoice = "as-stored"
+    ) -> None:
+        self.spec = spec
+        self.weights = weights
+        self._compute = compute
+        self._base = base_compute(spec, weights, compute)
+        self._head_encoding = head_encoding(spec, weights, head)
+
+    def linear_compute(self, linear: LinearSpec) -> Compute:
+        """What a linear layer of a block computes in."""
+        return linear_compute(linear, self.weights, self._compute, self._base)
+
+    @property
+    def head_format(self) -> Format:
+        """How the head is kept in memory."""
+        return self._head_encoding or self.weights.head_format(self.spec)
+
+    @property
+    def head_compute(self) -> Compute:
+        """What the head computes in."""
+        if self._head_encoding is not None or (self.spec.is_tied and isinstance(self.head_format, IntGroup)):
+            return "int8" if self._compute == "int8" else self._base
+        if self.spec.is_tied:
+            return self._base
+        return self.linear_compute(self.spec.head.linears[0])
+
+    def choices(self) -> list[list[str]]:
+        """Name, format and compute of every linear layer: with the content, what packed bytes depend on."""
+        rows = [[one.name, repr(self.weights.format(one)), self.linear_compute(one)] for one in self.spec.linears]
+        return [*rows, [self.spec.head.linears[0].name, repr(self.head_format), self.head_compute]]
+
+    @property
+    def expected_bytes(self) -> int:
+        """About what the packed linears take, told without reading any: their stored bytes, scales in float32."""
+        formats = [(self.weights.format(one), one.out_features, one.in_features) for one in self.spec.linears]
+        formats.append((self.head_format, self.spec.vocab_size, self.spec.hidden_size))
+        total = 0
+        for form, rows, columns in formats:
+            if isinstance(form, IntGroup):
+                codes = rows * columns // (2 if form.bits <= SMALL_BITS else 1)
+                total += codes + rows * (columns // form.group_length(columns)) * 4 * (1 if form.symmetric else 2)
+            else:
+                total += rows * columns * (2 if self._base == "bfloat16" else form.nbytes((1, 1)))
+        return total
+
+    def pack_group(self, group: LinearGroup) -> PreparedGroup:
+        """Read and pack the linears of one group."""
+        weights = self.weights
+        return _prepare_group(
+            [(weights.linear(linear), weights.bias(linear), self.linear_compute(linear)) for linear in group.linears]
+        )
+
+    def pack_head(self) -> tuple[kernels.PackedKind, Iterator[kernels.LinearHandle]]:
+        """What the head makes when it is packed, and its pieces of consecutive outputs, one after another."""
+        pieces = self._head_pieces()
+        first = next(pieces)
+        return replace(kernels.packed_kind(first), out_features=self.spec.vocab_size), chain([first], pieces)
+
+    def head_bias(self) -> Array | None:
+        return self.weights.bias(self.spec.head.linears[0])
+
+    def norms(self) -> dict[str, Array]:
+        """All norms of the model, float32, by name."""
+        return {norm.name: self.weights.norm(norm) for norm in self.spec.norms}
+
+    def _head_pieces(self) -> Iterator[kernels.LinearHandle]:
+        rows = max(1, PIECE_WEIGHTS // self.spec.hidden_size // PIECE_ROWS) * PIECE_ROWS
+        for start in range(0, self.spec.vocab_size, rows):
+            stored = self.weights.head_rows(self.spec, start, min(start + rows, self.spec.vocab_size))
+            if self._head_encoding is not None:
+                stored = self._head_encoding.encode(stored.decode())
+            yield stored.prepare(self.head_compute)
+
+
+def head_encoding(spec: ModelSpec, weights: Weights, head: HeadChoice) -> IntGroup | None:
+    """The format that the head is rounded to while it is packed; None where it stays as stored.
+
+    int8 takes groups of at most 64 inputs, int4 of at most 32, each with a float32 scale.
+    """
+    if head not in HEAD_CHOICES:
+        raise UsageError(f"head={head!r} is unknown; choose {', '.join(HEAD_CHOICES)}")
+    if head == "as-stored":
+        return None
+    stored = weights.head_format(spec)
+    if not isinstance(stored, Plain):
+        raise UsageError(f"head={head!r} was asked for, but the checkpoint stores it as {stored.name}; leave head out")
+    bits, largest = (8, 64) if head == "int8" else (4, 32)
+    size = next((size for size in (64, 32, 16, 8) if size <= largest and spec.hidden_size % size == 0), None)
+    if size is None:
+        raise UsageError(
+            f"head={head!r} needs a hidden size that 8 divides; this model has {spec.hidden_size}; leave head out"
+        )
+    return IntGroup(bits=bits, group_size=size, scale_dtype="float32")
+
+
+def join(kind: kernels.PackedKind, pieces: Iterable[kernels.LinearHandle]) -> kernels.LinearHandle:
+    """One handle, in memory, from pieces of consecutive outputs; each but the last has a multiple of ``PIECE_ROWS``."""
+    parts = tuple(_aligned(nbytes) for nbytes in kind.part_bytes)
+    written = [0] * len(parts)
+    for piece in pieces:
+        if kernels.packed_kind(piece) == kind:
+            return piece
+        for index, part in enumerate(kernels.packed_parts(piece)):
+            parts[index][written[index] : written[index] + len(part)] = part
+            written[index] += len(part)
+    assert tuple(written) == kind.part_bytes, (written, kind)
+    return kernels.view_packed(kind, parts)
+
+
+def _aligned(nbytes: int) -> Array:
+    """Fresh bytes on the boundary of a page, on huge pages where the system has them."""
+    if nbytes == 0:
+        return np.empty(0, np.uint8)
+    memory = mmap.mmap(-1, nbytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 def base_compute(spec: ModelSpec, weights: Weights, compute: ModelCompute) -> Literal["float32", "bfloat16"]:
@@ -166,11 +309,3 @@ def _prepare_group(members: list[tuple[StoredWeight, Array | None, Compute]]) ->
             [np.zeros(stored.shape[0], np.float32) if one is None else one for stored, one, _ in members]
         )
     return PreparedGroup(handles=(whole.prepare(computes.pop()),), biases=(bias,))
-
-
-def _prepare_head(
-    head: LinearGroup, spec: ModelSpec, weights: Weights, compute: ModelCompute, base: Literal["float32", "bfloat16"]
-) -> PreparedGroup:
-    linear = head.linears[0]
-    chosen = base if spec.is_tied else linear_compute(linear, weights, compute, base)
-    return _prepare_group([(weights.head(spec), weights.bias(linear), chosen)])
