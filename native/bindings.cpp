@@ -243,6 +243,11 @@ void sample_call(const In<float> &logits, const In<double> &numbers, const In<in
   sample(rows.data(), size(rows.size()), tokens.data());
 }
 
+void gram_call(const Rows<const float> &x, const Out<float> &sums, bool rounded) {
+  const nb::gil_scoped_release release;
+  gram(x.data(), x.stride(0), size(x.shape(0)), size(x.shape(1)), rounded, sums.data());
+}
+
 } // namespace
 
 NB_MODULE(_native, m) {
@@ -312,6 +317,7 @@ NB_MODULE(_native, m) {
     const nb::gil_scoped_release release;
     unpack_codes(reinterpret_cast<const uint8_t *>(packed.data()), size(packed.shape(1)) * 4, bits, size(codes.shape(0)), size(codes.shape(1)), codes.data());
   }, "packed"_a.noconvert(), "bits"_a, "codes"_a.noconvert());
+  m.def("gram", &gram_call, "x"_a.noconvert(), "sums"_a.noconvert(), "rounded"_a);
   m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),
         "zero_points"_a.noconvert(), "group_index"_a.noconvert(), "minimum"_a, "maximum"_a, "recompute"_a, "symmetric"_a, "scale_type"_a,
         "codes"_a.noconvert(), "errors"_a.noconvert(), "losses"_a.noconvert());

@@ -127,6 +127,16 @@ struct SampleArguments {
   float *kept_shares;          // vocab
 };
 
+// sums += x^T x; of what lies below the diagonal nothing is promised.
+struct GramArguments {
+  const float *x;             // rows x width
+  int64_t x_stride, rows, width;
+  bool rounded;               // x to bfloat16 first
+  float *sums;                // width x width
+  int64_t sums_stride;
+  void *packed;               // gram_packed_bytes(), filled by gram_pack()
+};
+
 struct KernelTable {
   const char *name;
   void (*prepare_input)(const PackedWeight &, const LinearInput &, int64_t row_begin, int64_t row_end);
@@ -150,6 +160,10 @@ struct KernelTable {
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
   void (*gptq_block)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*gptq_workspace)(const GptqArguments &);
+  int64_t (*gram_packed_bytes)(const GramArguments &); // 0: gram() needs nothing packed
+  void (*gram_pack)(const GramArguments &, int64_t panel_begin, int64_t panel_end);
+  void (*gram)(const GramArguments &, int64_t i_begin, int64_t i_end, int64_t j_begin, int64_t j_end, float *workspace);
+  int64_t (*gram_workspace)();
   // For measuring the machine: read `count` bytes, a multiple of 256; multiply in registers and return how many
   // multiplications and additions that was. `sink` (16 floats) receives something, so that nothing is left out.
   int32_t (*read_all)(const uint8_t *bytes, int64_t count);

@@ -28,6 +28,9 @@ void unpack_codes(const uint8_t *packed, int64_t row_bytes, int bits, int64_t ro
 double measure_read(int64_t bytes, int attempts);
 double measure_multiply(bool int8, int attempts);
 
+
+// sums (width x width) += x^T x on and above the diagonal; below it nothing is promised. x: rows x width with a stride.
+void gram(const float *x, int64_t x_stride, int64_t rows, int64_t width, bool rounded, float *sums);
 void gptq_block(const GptqArguments &arguments, int64_t rows);
 
 // The bits that decide draw number `purpose` at `position` of a stream: Philox 4x64, first word.

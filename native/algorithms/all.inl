@@ -7,6 +7,7 @@
 #include "algorithms/attention_tiles.inl"
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
+#include "algorithms/gram.inl"
 #include "algorithms/limits.inl"
 #include "algorithms/sampling.inl"
 #include "algorithms/table.inl"

@@ -184,6 +184,21 @@ void check_columns() {
       }
 }
 
+void check_gram() {
+  for (const int64_t rows : {1, 33, 70})
+    for (const int64_t width : {1, 16, 37, 130})
+      for (const bool rounded : {false, true}) {
+        const std::vector<float> x = numbers(rows * width);
+        compare("gram", [&] {
+          std::vector<float> sums(static_cast<size_t>(width * width), 1.0f), upper;
+          gram(x.data(), width, rows, width, rounded, sums.data());
+          for (int64_t i = 0; i < width; ++i)
+            for (int64_t j = i; j < width; ++j) upper.push_back(sums[static_cast<size_t>(i * width + j)]);
+          return upper;
+        });
+      }
+}
+
 } // namespace
 
 int main() {
@@ -193,6 +208,7 @@ int main() {
   check_attention();
   check_columns();
   check_sampling();
+  check_gram();
   std::printf("%d failures on", failures);
   for (const std::string &isa : available_isas()) std::printf(" %s", isa.c_str());
   std::printf("\n");

@@ -32,6 +32,8 @@ namespace flyweight::amx {
 
 #include "algorithms/tiles.inl"
 
+#include "algorithms/tiles_gram.inl"
+
 const KernelTable &kernels() {
   static const KernelTable table = [] {
     KernelTable own = avx512::kernels();
@@ -39,6 +41,9 @@ const KernelTable &kernels() {
     own.prepare_input = prepare_tile_input;
     own.linear = linear_tiles;
     own.linear_workspace = linear_tiles_workspace;
+    own.gram_packed_bytes = gram_tiles_bytes;
+    own.gram_pack = gram_pack_tiles;
+    own.gram = gram_tiles;
     own.most_rows_per_task = kMostTileRows;
     return own;
   }();

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import flyweight
+from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights
 from flyweight.compression import CompressOptions, compress, plan_compression
@@ -206,11 +207,28 @@ def test_another_job_in_the_same_place_is_refused(model, options, tmp_path, monk
     with pytest.raises(UsageError) as caught:
         compress(model, tmp_path / "out", "int8")
     assert str(caught.value) == (
-        f"{tmp_path / 'out.partial'} holds the unfinished work of another job (another recipe, calibration); "
+        f"{tmp_path / 'out.partial'} holds the unfinished work of another job (another recipe, calibration, compute); "
         "give --restart to throw that away, or choose another output folder"
     )
     compress(model, tmp_path / "out", "int8", CompressOptions(restart=True))
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+@pytest.mark.skipif("avx2" not in kernels.available_isas(), reason="this CPU has one instruction set only")
+def test_another_instruction_set_does_not_go_on(model, options, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver_module.CheckpointWriter, "finish", lambda *a, **k: (_ for _ in ()).throw(CrashError()))
+    with pytest.raises(CrashError), kernels.use_isa("avx2"):
+        compress(model, tmp_path / "out", "gptq-int4", options)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"another job \(another compute\)"), kernels.use_isa("generic"):
+        compress(model, tmp_path / "out", "gptq-int4", options)
+
+
+@pytest.mark.skipif("amx" not in kernels.available_isas(), reason="this CPU has no AMX, or it is not allowed")
+def test_a_bfloat16_model_calibrates_in_bfloat16_where_that_is_faster(model, options, uninterrupted, tmp_path):
+    assert json.loads((uninterrupted / "report.json").read_text())["compute"] == "bfloat16"
+    with kernels.use_isa("avx512"):
+        assert compress(model, tmp_path / "out", "gptq-int4", options).compute == "float32"
 
 
 def test_restart_does_not_delete_what_no_job_made(model, tmp_path):

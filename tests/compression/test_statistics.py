@@ -1,5 +1,6 @@
 """X^T X of the inputs: what is accumulated, and how it is factored."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -78,3 +79,14 @@ def test_inputs_that_are_not_finite_are_an_error():
         statistics.add(x)
         with pytest.raises(np.linalg.LinAlgError):
             statistics.factor(0.01)
+
+
+def test_bfloat16_statistics_are_those_of_rounded_inputs():
+    x = np.random.default_rng(5).standard_normal((70, 40)).astype(np.float32)
+    rounded, exact = InputStatistics(40, compute="bfloat16"), InputStatistics(40)
+    rounded.add(x[:50])
+    rounded.add(x[50:])
+    exact.add(x.astype(ml_dtypes.bfloat16).astype(np.float32))
+    np.testing.assert_allclose(rounded.diagonal, exact.diagonal, rtol=1e-5)
+    factors = [np.triu(np.asarray(one.factor(0.01).upper)) for one in (rounded, exact)]
+    np.testing.assert_allclose(factors[0], factors[1], atol=1e-4)

@@ -90,7 +90,7 @@ class BlockRun:
         """Statistics of what a norm gives to ``group``; None when no method asks for them."""
         if not self._needs_inputs(group):
             return None
-        statistics = InputStatistics(group.in_features)
+        statistics = InputStatistics(group.in_features, compute=self._compute)
         for piece in self._pieces:
             x = self._streams.compressed.read(piece.start, piece.stop)
             statistics.add(input_of(self._block, self._ops, x))
@@ -106,7 +106,7 @@ class BlockRun:
     ) -> None:
         """Compress a projection onto the stream, whose inputs ``inputs`` makes of the stream, and add its output."""
         stream = self._streams.compressed
-        statistics = InputStatistics(group.in_features) if self._needs_inputs(group) else None
+        statistics = InputStatistics(group.in_features, compute=self._compute) if self._needs_inputs(group) else None
         linear = group.linears[0]
         aim = target if self._wants_targets(group) else None
         bias = None if aim is None else self._weights.bias(linear)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights, check_finite
 from flyweight.compression.calibration import Calibration, read_calibration
@@ -41,7 +42,7 @@ class Unit:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A job that may start. ``spec`` and ``weights`` are None for an architecture we do not know; ``calibration`` is
-    None where no method needs it."""
+    None where no method needs it. ``compute`` is what the linears of the calibration runs compute in."""
 
     checkpoint: Checkpoint
     recipe: Recipe
@@ -85,7 +86,8 @@ class Job:
             "model": self.checkpoint.content_hash(),
             "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
             "calibration": "" if self.calibration is None else self.calibration.content_hash,
-            "compute": self.compute,
+            # Two instruction sets add in different orders: half a job of each would be nobody's.
+            "compute": "" if self.calibration is None else f"{self.compute} on {kernels.isa()}",
             "version": __version__,
         }
 
@@ -130,9 +132,16 @@ def check_job(model: str | Path, out: str | Path, recipe: str | Path | Recipe, o
         assignments=assignments,
         units=_units(spec, linears),
         calibration=calibration,
-        compute="float32",
+        compute=_calibration_compute(checkpoint, linears),
         warnings=(*warnings, *about_targets),
     )
+
+
+def _calibration_compute(checkpoint: Checkpoint, linears: tuple[LinearSpec, ...]) -> Compute:
+    """bfloat16 for models stored in it, where the CPU is several times faster that way; else float32."""
+    if kernels.isa() == "amx" and all(_weight_dtype(checkpoint, linear) == "bfloat16" for linear in linears):
+        return "bfloat16"
+    return "float32"
 
 
 def _targets(

@@ -96,7 +96,7 @@ def write_report(report: CompressionReport, folder: Path) -> None:
     facts = {
         "model": report.model,
         "recipe": report.recipe,
-        "calibration": report.calibration,
+        "calibration": f"{report.calibration}, computed in {report.compute}",
         "size": f"{format_bytes(report.original_bytes)} to {format_bytes(report.compressed_bytes)}",
         "bits per weight": f"{report.bits_per_weight:.3f}",
         "time of the last run": format_seconds(report.seconds),

@@ -1,7 +1,7 @@
 """What calibration remembers of a linear group's inputs: X^T X, in the memory of one matrix.
 
 It does not know where the inputs come from. Accumulation is in float32, in the order of the calls, so the same
-inputs in the same pieces give the same bits.
+inputs in the same pieces give the same bits on one instruction set.
 """
 
 import math
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from flyweight import kernels
 from flyweight.compression.linear_algebra import factor_backwards_in_place, mirror, permute_symmetric
-from flyweight.formats.base import Array
+from flyweight.formats.base import Array, Compute
 
 STRIP = 256  # rows of the Hessian updated by one matrix product: bounds the temporary, and what is computed in vain
+TOKENS_AT_ONCE = 512  # that the kernel keeps in bfloat16, twice, while it multiplies them
 DAMPING_STEP = 10.0
 SMALLEST_DAMPING = 1e-4
 LARGEST_DAMPING = 1.0
@@ -42,8 +44,13 @@ class InputStatistics:
     once another one was asked for. Asking for the same one again is free.
     """
 
-    def __init__(self, in_features: int, *, like: Any = None) -> None:
-        """``like`` is an array of the library, device and dtype to work in; None means numpy and float32."""
+    def __init__(self, in_features: int, *, like: Any = None, compute: Compute = "float32") -> None:
+        """``like`` is an array of the library, device and dtype to work in; None means numpy and float32.
+
+        ``compute`` ``bfloat16`` (numpy only) rounds inputs to bfloat16, as the layers see them that compute in it.
+        """
+        assert compute == "float32" or like is None, "only the kernels round inputs"
+        self._compute = compute
         self.in_features = in_features
         self.tokens = 0
         self.cross: Any = None  # X^T targets, (in_features, out_features)
@@ -71,6 +78,9 @@ class InputStatistics:
                 self.cross += product
         self.tokens += x.shape[0]
         self._diagonal = None
+        if self._compute == "bfloat16":
+            kernels.gram(x, self._hessian, compute="bfloat16")
+            return
         for top in range(0, self.in_features, STRIP):
             bottom = min(top + STRIP, self.in_features)
             self._hessian[top:bottom, top:] += x[:, top:bottom].T @ x[:, top:]

@@ -77,7 +77,7 @@ class UnitRunner:
             norm = job.spec.final_norm
             cache = self._sequences.cache(job.spec.blocks[-1])
             ops = NativeOps(PreparedBlock(groups={}, norms={norm.name: job.weights.norm(norm)}), cache)
-            statistics = InputStatistics(job.spec.hidden_size)
+            statistics = InputStatistics(job.spec.hidden_size, compute=job.compute)
             for piece in self._sequences.pieces(cache):
                 statistics.add(ops.norm(norm, self._streams.compressed.read(piece.start, piece.stop)))
         return compress_layer(job.head, job.read(job.head.linear), statistics)

@@ -12,6 +12,7 @@ from flyweight.kernels.cache_layout import CACHE_UNIT, KV_DTYPES, Cache, CacheLa
 from flyweight.kernels.codes import unpack_codes
 from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
+from flyweight.kernels.gram import gram
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.limits import Limits, measure_limits
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
@@ -66,6 +67,7 @@ __all__ = [
     "cache_write",
     "cap",
     "gptq_block",
+    "gram",
     "isa",
     "kept_shares",
     "linear",

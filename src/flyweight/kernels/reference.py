@@ -140,6 +140,11 @@ def cap(x: Float32, scale: float, softcap: float = 0.0) -> Float64:
     return scaled if softcap == 0 else softcap * np.tanh(scaled / softcap)
 
 
+def gram(x: Float32, sums: Float32, *, compute: Literal["float32", "bfloat16"]) -> None:
+    inputs = (_bfloat16(x) if compute == "bfloat16" else x).astype(np.float64)
+    sums += inputs.T @ inputs
+
+
 def gptq_block(
     weight: Float32,
     inverse_cholesky: Float32,
