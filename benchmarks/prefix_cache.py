@@ -35,11 +35,14 @@ def main() -> int:
     parser.add_argument("--answer", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--compute", default="auto")
+    parser.add_argument("--kv-dtype", default="bfloat16")
     parser.add_argument("--cases", default="shared,different")
     options = parser.parse_args()
 
     length = options.prefix + options.own + options.answer
-    model = flyweight.load(options.model, compute=options.compute, cache_tokens=(options.requests // 2) * (length + 64))
+    model = flyweight.load(
+        options.model, compute=options.compute, kv_dtype=options.kv_dtype, cache_tokens=36 * (length + 64)
+    )
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.processor() or platform.machine()}")
     print("python " + " ".join(sys.argv))
     print("\n".join(model.description), flush=True)

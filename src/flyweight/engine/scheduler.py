@@ -222,6 +222,7 @@ class _Planning:
         self._tokens = budget.tokens
         running = sorted(state.running, key=lambda request: request.order)
         self._rows = {one.id: _Row(state=one, start=one.computed, known_blocks=one.blocks) for one in running}
+        self._protected = [row for row in self._rows.values() if scheduler.is_protected(row.state)]
         self._admitted: list[int] = []
         self._preempted: list[int] = []
         self._has_prompt = False
@@ -248,8 +249,8 @@ class _Planning:
         """The newest token, for which blocks are made free, and drafts as far as tokens and free blocks last."""
         if not self._make_room(row):
             return
-        drafts = min(row.state.drafts, self._tokens, self._fitting(row) - 1)
-        row.drafts = max(0, drafts)
+        if row.state.drafts:
+            row.drafts = max(0, min(row.state.drafts, self._tokens, self._fitting(row) - 1))
         self._compute(row, 1 + row.drafts)
         self._tokens -= row.drafts
 
@@ -295,6 +296,8 @@ class _Planning:
                 return
             self._rows[request.id] = row
             self._admitted.append(request.id)
+            if self._scheduler.is_protected(request):
+                self._protected.append(row)
             self._free -= request.found_free
             self._compute_prompt(row, length)
             in_work.add(request.next_content)
@@ -329,8 +332,7 @@ class _Planning:
 
     def _available(self, row: _Row) -> int:
         """Blocks that a running request may take: not those that others were promised for their whole length."""
-        others = (one for one in self._rows.values() if one is not row and self._scheduler.is_protected(one.state))
-        return self._free - sum(self._lacking(one) for one in others)
+        return self._free - sum(self._lacking(one) for one in self._protected if one is not row)
 
     def _fitting(self, row: _Row) -> int:
         """Tokens after its start that a row's own and the available blocks hold."""
