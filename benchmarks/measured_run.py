@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import threading
 import time
@@ -51,10 +52,13 @@ def run_measured(command: list[str], *, log: Path, environment: dict[str, str] |
         done.set()
         watcher.join()
         process.returncode = os.waitstatus_to_exitcode(status)
+    # A child begins as a copy of its parent, whose peak then stays in the child's own: below that it tells nothing.
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own_peak = 0 if usage.ru_maxrss <= inherited else usage.ru_maxrss
     unit = 1 if platform.system() == "Darwin" else 1024
     return Measurement(
         seconds=seconds,
-        peak_rss_bytes=max(usage.ru_maxrss * unit, tree_peak),
+        peak_rss_bytes=max(own_peak * unit, tree_peak),
         exit_status=process.returncode,
     )
 
