@@ -1,7 +1,6 @@
 #include "thread_pool.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -16,9 +15,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // A thread that has nothing to do looks for work this long before it sleeps: between two calls of one step sleeping and
-// waking would cost more than the work. From kPolite on it offers its processor to others at every look, so that on a
-// machine with more to run than processors it takes nothing from them.
-constexpr std::chrono::microseconds kPolite{50}, kPatience{200};
+// waking, or offering its processor to others meanwhile, would cost more than the work.
+constexpr std::chrono::microseconds kPatience{200};
 
 // How long the caller waits awake for a thread that has begun a task and is not done.
 constexpr std::chrono::microseconds kCallerPatience{50};
@@ -83,13 +81,11 @@ private:
 
   // The state as soon as its number is not `seen`.
   uint32_t await(uint32_t seen) {
-    const auto began = Clock::now();
+    const auto patience_ends = Clock::now() + kPatience;
     for (;;) {
       const uint32_t state = state_.load(std::memory_order_acquire);
       if (state / kNumber != seen) return state;
-      const auto waited = Clock::now() - began;
-      if (waited < kPolite) pause();
-      else if (waited < kPatience) sched_yield();
+      if (Clock::now() < patience_ends) pause();
       else state_.wait(state, std::memory_order_seq_cst);
     }
   }
