@@ -12,6 +12,7 @@
 
 #include "dispatch.h"
 #include "operations.h"
+#include "program/program.h"
 #include "thread_pool.h"
 
 using namespace flyweight;
@@ -199,6 +200,45 @@ void check_gram() {
       }
 }
 
+// Every instruction but attention, which has a check of its own, on matrices of odd widths.
+void check_program() {
+  constexpr int64_t vocabulary = 9, width = 24, tokens = 5, outputs = 2, heads = 3, head = 8, wide = 42, inner = 21;
+  const std::vector<float> weight = numbers(width), square = numbers(wide * width), down = numbers(width * inner);
+  const std::vector<float> angles = numbers(7 * (head / 2));
+  const std::vector<uint16_t> table(static_cast<size_t>(vocabulary * width), 0x3c01);
+  const LinearHandle up = LinearHandle::plain(square.data(), Storage::kFloat32, wide, width, Compute::kFloat32);
+  const LinearHandle back = LinearHandle::plain(down.data(), Storage::kFloat32, width, inner, Compute::kFloat32);
+  const std::vector<int32_t> ids{8, 0, 3, 3, 1}, starts{0, 5}, lengths{5}, blocks{0}, rows{6, 0, 2, 3, 1};
+  const std::vector<int64_t> slots(tokens), wanted{4, 1};
+  const RopeTable rope{angles.data(), angles.data(), 7, rows.data()};
+  const Place x{Region::kTokens, 0, width, 0}, normed{Region::kTokens, 32, width, 0}, qkv{Region::kTokens, 64, wide, 0};
+  const Place some{Region::kTokens, 64, wide, 5}, turned{Region::kTokens, 112, width, 0}, gated{Region::kTokens, 32, inner, 0};
+  const Place hidden{Region::kHidden, 0, width, 0}, raw{Region::kLogits, 0, wide, 0};
+  compare("program", [&] {
+    Program program;
+    program.append(instruction::Embed{table.data(), Storage::kFloat16, vocabulary, width, 0.7f, x});
+    program.append(instruction::Heads{x, normed, 1, width, weight.data(), 1e-5f, 1.0f, -1, 0});
+    program.append(instruction::Linear{&up, nullptr, normed, qkv});
+    program.append(instruction::Heads{some, turned, heads, head, weight.data(), 1e-5f, 0.0f, 0, head});
+    program.append(instruction::Add{x, turned, x, width, 0.5f});
+    program.append(instruction::ActMul{qkv, gated, inner, Activation::kSilu});
+    program.append(instruction::Linear{&back, weight.data(), gated, turned});
+    program.append(instruction::Add{x, turned, x, width, 1.0f});
+    program.append(instruction::Select{x, hidden, width});
+    program.begin_head();
+    program.append(instruction::Linear{&up, nullptr, hidden, raw});
+    program.append(instruction::Cap{raw, raw, wide, 0.5f, 4.0f});
+    std::vector<float> rows_out(outputs * width), logits(outputs * wide), again(logits.size());
+    Step step{tokens, outputs, 1, 1, ids.data(), starts.data(), lengths.data(), blocks.data(), slots.data(), wanted.data(), &rope, rows_out.data(), logits.data(), nullptr};
+    if (!program.accepts(step)) ++failures;
+    program.run(step);
+    step.logits = again.data();
+    program.run_head(step);
+    if (again != logits) ++failures;
+    return logits;
+  });
+}
+
 } // namespace
 
 int main() {
@@ -207,6 +247,7 @@ int main() {
   check_elementwise();
   check_attention();
   check_columns();
+  check_program();
   check_sampling();
   check_gram();
   std::printf("%d failures on", failures);
