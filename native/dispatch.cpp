@@ -33,7 +33,9 @@ std::vector<const KernelTable *> usable_tables() {
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return tables;
   tables.push_back(&avx2::kernels());
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    tables.push_back(&avx512vnni::kernels());
+    if (!__builtin_cpu_supports("avx512bf16")) return tables;
     tables.push_back(&avx512::kernels());
     static const bool tiles = tiles_are_usable();
     if (tiles) tables.push_back(&amx::kernels());

@@ -175,6 +175,7 @@ struct KernelTable {
 
 namespace generic { const KernelTable &kernels(); }
 namespace avx2 { const KernelTable &kernels(); }
+namespace avx512vnni { const KernelTable &kernels(); }
 namespace avx512 { const KernelTable &kernels(); }
 namespace amx { const KernelTable &kernels(); }
 

@@ -42,12 +42,14 @@ FLYWEIGHT_INLINE void splat_tile(F32x16 (&tile)[ROWS][PANELS], float value) {
     for (int p = 0; p < PANELS; ++p) tile[r][p] = splat(value);
 }
 
-// Asks for the step of codes at `next` of every panel. Past the end of a weight this does no harm.
+// Asks for the step of codes at `next` of every panel. Past the end of a weight this does no harm. A tile of several panels
+// fills the first-level cache already: what comes next waits in the second.
 template <int PANELS, bool SMALL> FLYWEIGHT_INLINE void ask_ahead(const uint8_t *next, int64_t panel_bytes) {
 #pragma GCC unroll 4
   for (int p = 0; p < PANELS; ++p) {
-    __builtin_prefetch(next + p * panel_bytes);
-    if constexpr (!SMALL) __builtin_prefetch(next + p * panel_bytes + 64);
+    constexpr int kNearness = PANELS == 1 ? 3 : 2;
+    __builtin_prefetch(next + p * panel_bytes, 0, kNearness);
+    if constexpr (!SMALL) __builtin_prefetch(next + p * panel_bytes + 64, 0, kNearness);
   }
 }
 

@@ -15,6 +15,7 @@
 #pragma GCC target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")
 #endif
 
+#define FLYWEIGHT_BFLOAT16_PRODUCTS
 namespace flyweight::amx {
 #include "vocabulary/avx512.inl"
 
@@ -33,6 +34,7 @@ namespace flyweight::amx {
 #include "algorithms/tiles.inl"
 
 #include "algorithms/tiles_gram.inl"
+#include "algorithms/tiles_limits.inl"
 
 const KernelTable &kernels() {
   static const KernelTable table = [] {
@@ -45,6 +47,8 @@ const KernelTable &kernels() {
     own.gram_pack = gram_pack_tiles;
     own.gram = gram_tiles;
     own.most_rows_per_task = kMostTileRows;
+    own.multiply_int8 = multiply_tiles_int8;
+    own.multiply_bfloat16 = multiply_tiles_bfloat16;
     return own;
   }();
   return table;

@@ -1,4 +1,5 @@
-// The kernels for AVX-512 with VNNI and BF16. The region opens after every header, as in avx2.cpp.
+// The kernels for AVX-512 with VNNI and BF16: those of avx512vnni.cpp, bfloat16 products in one instruction. The region opens after
+// every header, as in avx2.cpp.
 #include "kernel_table.h"
 #include "scalar_convert.h"
 
@@ -15,6 +16,7 @@
 #pragma GCC target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")
 #endif
 
+#define FLYWEIGHT_BFLOAT16_PRODUCTS
 #define FLYWEIGHT_ISA_NAME "avx512"
 namespace flyweight::avx512 {
 #include "vocabulary/avx512.inl"

@@ -1,4 +1,5 @@
-// The vocabulary on AVX-512 F, BW, DQ, VL, VNNI and BF16: one register per value. generic.inl says what each word means.
+// The vocabulary on AVX-512 F, BW, DQ, VL and VNNI, with FLYWEIGHT_BFLOAT16_PRODUCTS also BF16: one register per value.
+// generic.inl says what each word means.
 
 #define FLYWEIGHT_INLINE inline __attribute__((always_inline))
 
@@ -12,7 +13,6 @@ using F32x16 = __m512;
 struct I32x16 { __m512i v; };
 struct U8x64 { __m512i v; };
 struct BfPairs { __m512i v; };
-struct BfInput { __m512i v; };
 struct QuadInput { __m512i v; };
 
 FLYWEIGHT_INLINE __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -102,13 +102,25 @@ FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {_mm512_loadu_si512(p)}; }
+FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)); }
+FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
+#if defined(FLYWEIGHT_BFLOAT16_PRODUCTS)
+struct BfInput { __m512i v; };
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm512_set1_epi32(word)}; }
 FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) {
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w.v), "v"(x.v));
   return acc;
 }
-FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)); }
-FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
+#else
+struct BfInput { __m512 even, odd; };
+FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  const BfPairs both{_mm512_set1_epi32(word)};
+  return {even_of_pairs(both), odd_of_pairs(both)};
+}
+FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) { return fma(odd_of_pairs(w), x.odd, fma(even_of_pairs(w), x.even, acc)); }
+#endif
 template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a) {
   // The table repeats: the permutation looks at five bits of the index, of which the fifth is not ours.
   static const uint16_t kTable[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,

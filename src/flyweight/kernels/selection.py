@@ -1,6 +1,6 @@
 """Which instruction set and how many threads the kernels use. Knows no kernel.
 
-FLYWEIGHT_ISA       generic, avx2, avx512 or amx: the best the kernels may use (default: the best this CPU has)
+FLYWEIGHT_ISA       generic, avx2, avx512vnni, avx512 or amx: the best the kernels may use (default: this CPU's best)
 FLYWEIGHT_THREADS   threads of one call (default: the CPUs this process may use, container limits included)
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from flyweight.errors import KernelError
 from flyweight.kernels import _native
 
-KNOWN_ISAS = ("generic", "avx2", "avx512", "amx")
+KNOWN_ISAS = ("generic", "avx2", "avx512vnni", "avx512", "amx")
 MOST_THREADS = 1024
 
 
 def isa() -> str:
-    """The instruction set in use: ``generic``, ``avx2``, ``avx512`` (F, BW, DQ, VL, VNNI, BF16) or ``amx`` (these, and
-    the tile registers of AMX in bfloat16 and int8).
+    """The instruction set in use: ``generic``, ``avx2``, ``avx512vnni`` (F, BW, DQ, VL, VNNI), ``avx512`` (these, and
+    BF16) or ``amx`` (these, and the tile registers of AMX in bfloat16 and int8).
 
     Raises:
         KernelError: ``FLYWEIGHT_ISA`` or ``FLYWEIGHT_THREADS`` cannot be followed.

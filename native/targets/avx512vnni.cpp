@@ -1,0 +1,30 @@
+// The kernels for AVX-512 with VNNI: all of them. The region opens after every header, as in avx2.cpp.
+#include "kernel_table.h"
+#include "scalar_convert.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+// The headers start some intrinsics from a register left undefined on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#endif
+
+#define FLYWEIGHT_ISA_NAME "avx512vnni"
+namespace flyweight::avx512vnni {
+#include "vocabulary/avx512.inl"
+
+#include "algorithms/all.inl"
+} // namespace flyweight::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
