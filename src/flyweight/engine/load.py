@@ -68,7 +68,8 @@ def load(
         kv_dtype: how keys and values are stored.
         weights: how the native backend keeps the weights: a cached image, a limit on memory, a rounded head.
         fused: run each step of the native backend as one call. Without, it calls one operation after another, with the
-            same results, more slowly; the torch backend always does.
+            same results, more slowly. The torch backend always does, and so do models whose weights do not all stay in
+            memory.
         engine: how requests share the engine; what is left open is chosen by model and machine.
         batch_invariant: compute every token to the same bits whatever runs beside it and however prompts are cut into
             chunks, so that an answer does not depend on its neighbours; somewhat slower. In float32 answers are the
