@@ -52,7 +52,9 @@ class Tokenizer:
         _mark_special(core, self.special_tokens)
         self._byte_ids = _byte_fallback_ids(core)
         self._special_ids = _special_ids(core)
-        self._vocab_size = max(core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._vocab_size: int | None = (
+            None  # counted when it is asked for: a large vocabulary takes a tenth of a second
+        )
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -82,6 +84,8 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id that the tokenizer knows."""
+        if self._vocab_size is None:
+            self._vocab_size = max(self._core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         return self._vocab_size
 
     @property
