@@ -48,7 +48,7 @@ def compare(
     options = options if options is not None else CompareOptions()
     progress = progress if progress is not None else Silent()
     spec = read_shape(str(model))
-    ours = Flyweight.of(Path(model), compute=options.compute, kv_dtype=options.kv_dtype)
+    ours = Flyweight.of(Path(model), compute=options.compute, kv_dtype=options.kv_dtype, head=options.head)
     engines: dict[str, Peer] = {OURS: ours, **open_peers(peers, (OURS,))}
     tasks = [find_task(name) for name in options.tasks]
     for task in tasks:

@@ -8,7 +8,7 @@ from flyweight.bench.peers import PEERS, Peer
 from flyweight.bench.tasks import USUAL_TASKS, find_task
 from flyweight.errors import UsageError
 from flyweight.kernels import KVDtype
-from flyweight.runtime.prepared import ModelCompute
+from flyweight.runtime.prepared import HeadChoice, ModelCompute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +33,9 @@ class CompareOptions:
 
     kv_dtype: KVDtype = "bfloat16"
     """How our keys and values are stored."""
+
+    head: HeadChoice = "as-stored"
+    """Our output head: as it is stored, or rounded to int8 or int4 (peers round theirs to 6 or 8 bits)."""
 
     def __post_init__(self) -> None:
         for name in self.tasks:

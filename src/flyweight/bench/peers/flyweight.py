@@ -21,18 +21,20 @@ class Flyweight:
     model: Path
     compute: str = "int8"
     kv_dtype: str = "bfloat16"
+    head: str = "as-stored"
     protocol: str = f"flyweight.load, {PROTOCOL}"
 
     @classmethod
-    def of(cls, model: Path, *, compute: str, kv_dtype: str) -> Self:
+    def of(cls, model: Path, *, compute: str, kv_dtype: str, head: str) -> Self:
         """This very package, by the interpreter that runs it."""
-        return cls(Path(sys.executable), model, compute=compute, kv_dtype=kv_dtype)
+        return cls(Path(sys.executable), model, compute=compute, kv_dtype=kv_dtype, head=head)
 
     def open(self, task: Task, setting: Setting) -> Session:
         options = {
             "model": str(self.model),
             "compute": self.compute,
             "kv_dtype": self.kv_dtype,
+            "head": self.head,
             "cache_tokens": task.cache_tokens,
         }
         environment = {"FLYWEIGHT_THREADS": str(setting.threads)}

@@ -1,10 +1,11 @@
-"""This engine inside ``worker_loop``, through its public interface: requests added at once, steps until all have ended."""
+"""This engine inside ``worker_loop``: requests added at once, then steps until all have ended."""
 
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flyweight
+from flyweight.engine.preparing import WeightOptions
 from flyweight.engine.request import Request
 
 
@@ -17,6 +18,7 @@ class Engine:
             compute=options["compute"],
             kv_dtype=options["kv_dtype"],
             cache_tokens=options["cache_tokens"],
+            weights=WeightOptions(head=options["head"]),
         )
         self._engine = model.engine
         self.facts = {"version": flyweight.__version__, "settings": "; ".join(model.description)}
