@@ -55,7 +55,7 @@ RECORDS = [
 EVENTS = b"""\
 data: {"index":0,"content":" a","tokens":[264],"stop":false,"id_slot":0,"tokens_predicted":1}
 
-data: {"index":0,"content":" bc","tokens":[265,301],"stop":false,"id_slot":0,"tokens_predicted":3}
+data: {"index":0,"content":" bc","tokens":[301],"stop":false,"id_slot":0,"tokens_predicted":3}
 
 data: {"index":0,"content":"","tokens":[],"id_slot":0,"stop":true,"tokens_predicted":3,"stop_type":"limit"}
 
