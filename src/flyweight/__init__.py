@@ -4,6 +4,7 @@ from flyweight.compression import CompressionReport, CompressOptions, Recipe, co
 from flyweight.engine.generation import Completion, TextPiece
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
+from flyweight.engine.offline import BatchOptions, BatchReport, batch
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import (
     CheckpointError,
@@ -23,6 +24,8 @@ from flyweight.version import __version__
 
 __all__ = [
     "Bar",
+    "BatchOptions",
+    "BatchReport",
     "CheckpointError",
     "Completion",
     "CompressOptions",
@@ -43,6 +46,7 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "batch",
     "compress",
     "evaluate",
     "load",

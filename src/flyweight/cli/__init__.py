@@ -1,7 +1,8 @@
 """The command line: one file per verb, each nothing but arguments in and a report out.
 
 Options are the fields of the dataclass that the public function takes; there is no second list of them.
-Exit codes: 0 done, 1 a gate or check said no, 2 the request cannot be carried out as given, 130 interrupted.
+Exit codes: 0 done, 1 a gate or check said no, 2 the request cannot be carried out as given, 3 some lines
+of a batch failed, 130 interrupted.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
+from flyweight.cli.batch import batch
 from flyweight.cli.bench import bench
 from flyweight.cli.cache import cache
 from flyweight.cli.chat import chat
@@ -28,7 +30,7 @@ app = cyclopts.App(
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
-COMMANDS = (compress, evaluate, generate, chat, inspect, cache, demo)
+COMMANDS = (compress, evaluate, generate, chat, batch, inspect, cache, demo)
 VERBS = (*(command.__name__ for command in COMMANDS), "bench")
 for command in COMMANDS:
     app.command(command, sort_key=VERBS.index(command.__name__))

@@ -41,6 +41,7 @@ def generate(
     samples: Annotated[int, Parameter(alias="-n")] = 1,
     batch_invariant: Annotated[bool, Parameter(negative="")] = False,
     weights: Annotated[WeightOptions | None, Parameter(name="*")] = None,
+    speculate: str = "off",
     json: Annotated[bool, Parameter(negative="")] = False,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -83,6 +84,9 @@ def generate(
         each below its number, with --json one object on each line.
     batch_invariant
         Compute the same bits whatever runs side by side, so that a sample does not depend on how many there are.
+    speculate
+        Guess tokens ahead, which changes the speed and not the answer: off; prompt-lookup, from the text so far; or
+        draft:PATH, by a smaller model of the same vocabulary.
     json
         Print one JSON object with text, token ids, finish reason, usage and timings, when the answer is complete.
     stats
@@ -106,6 +110,7 @@ def generate(
         kv_dtype=kv_dtype,
         batch_invariant=batch_invariant,
         weights=weights,
+        speculate=speculate,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:
@@ -189,4 +194,5 @@ def speed(completion: Completion) -> str:
         f"({completion.prefill_tokens_per_second:.1f} tokens/s), answer {usage.completion_tokens} tokens in "
         f"{timings.decode_seconds:.3f} s ({completion.decode_tokens_per_second:.1f} tokens/s), "
         f"ended by {completion.finish_reason}"
+        + (f"; {usage.accepted_tokens} of {usage.draft_tokens} guesses right" if usage.draft_tokens else "")
     )

@@ -81,7 +81,10 @@ class BatchRecord:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if not self._file.closed:
+            self._file.close()
+            if not self._offsets:
+                self.path.unlink()  # nothing was done: the next run may be of another job
 
     @property
     def finished(self) -> frozenset[int]:
@@ -126,7 +129,11 @@ class BatchRecord:
         file = self.path.open("r+b")
         head, end = file.readline(), 0
         if head.endswith(b"\n"):
-            self._check_job(head)
+            try:
+                self._check_job(head)
+            except UsageError:
+                file.close()
+                raise
             end = self._read_entries(file)
         file.truncate(end)
         file.seek(0, os.SEEK_END)

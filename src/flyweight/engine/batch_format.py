@@ -4,7 +4,7 @@ Every field of a body is either honoured or refused by name; none is dropped. It
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,9 +221,19 @@ def _kind(value: object) -> str:
 
 
 def answer_line(
-    number: int, request: BatchRequest, completions: Sequence[Completion], *, created: int
+    number: int,
+    request: BatchRequest,
+    completions: Sequence[Completion],
+    *,
+    created: int,
+    token: Callable[[int], str],
 ) -> dict[str, Any]:
-    """The output line of a request that was answered; ``completions`` prompt by prompt, answer by answer."""
+    """The output line of a request that was answered.
+
+    Args:
+        completions: prompt by prompt, answer by answer.
+        token: the text of a token, for log probabilities.
+    """
     usage = [completion.usage for completion in completions]
     prompt_tokens = sum(one.prompt_tokens for one in usage[:: request.num_answers])
     completion_tokens = sum(one.completion_tokens for one in usage)
@@ -232,7 +242,7 @@ def answer_line(
         "object": "chat.completion" if request.is_chat else "text_completion",
         "created": created,
         "model": request.model,
-        "choices": [_choice(place, completion, request.is_chat) for place, completion in enumerate(completions)],
+        "choices": [_choice(place, one, request, token) for place, one in enumerate(completions)],
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
@@ -255,8 +265,39 @@ def _line(
     return {"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": error}
 
 
-def _choice(place: int, completion: Completion, is_chat: bool) -> dict[str, Any]:
+def _choice(place: int, completion: Completion, request: BatchRequest, token: Callable[[int], str]) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": place, "finish_reason": completion.finish_reason, "logprobs": None}
-    if is_chat:
+    if request.options.logprobs is not None:
+        describe = _chat_log_probabilities if request.is_chat else _text_log_probabilities
+        choice["logprobs"] = describe(completion, token)
+    if request.is_chat:
         return choice | {"message": {"role": "assistant", "content": completion.text}}
     return choice | {"text": completion.text}
+
+
+def _chat_log_probabilities(completion: Completion, token: Callable[[int], str]) -> dict[str, Any]:
+    def entry(token_id: int, log_probability: float) -> dict[str, Any]:
+        text = token(token_id)
+        # A token that is part of a character has no text of its own.
+        return {
+            "token": text,
+            "logprob": log_probability,
+            "bytes": None if "\ufffd" in text else list(text.encode("utf-8")),
+        }
+
+    return {
+        "content": [
+            entry(one.token, one.log_probability) | {"top_logprobs": [entry(*pair) for pair in one.top]}
+            for one in completion.log_probabilities
+        ]
+    }
+
+
+def _text_log_probabilities(completion: Completion, token: Callable[[int], str]) -> dict[str, Any]:
+    texts = [token(one.token) for one in completion.log_probabilities]
+    return {
+        "tokens": texts,
+        "token_logprobs": [one.log_probability for one in completion.log_probabilities],
+        "top_logprobs": [{token(name): value for name, value in one.top} for one in completion.log_probabilities],
+        "text_offset": [sum(map(len, texts[:place])) for place in range(len(texts))],
+    }

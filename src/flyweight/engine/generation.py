@@ -22,11 +22,14 @@ FinishReason = Literal["stop", "length"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
     """Token counts. ``completion_tokens`` includes the end-of-text token and those of a stop string; ``cached_tokens``
-    are tokens of the prompt whose keys and values an earlier request had computed."""
+    are tokens of the prompt whose keys and values an earlier request had computed; ``draft_tokens`` were guessed ahead
+    and verified, and ``accepted_tokens`` of them were right."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +139,8 @@ class Answer:
                 prompt_tokens=record.prompt_tokens,
                 completion_tokens=len(self._token_ids),
                 cached_tokens=record.cached_tokens,
+                draft_tokens=record.draft_tokens,
+                accepted_tokens=record.accepted_tokens,
             ),
             timings=Timings(prefill_seconds=record.prefill_seconds, decode_seconds=record.decode_seconds),
             log_probabilities=tuple(self._log_probabilities[: len(self._token_ids)]),

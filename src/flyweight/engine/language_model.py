@@ -4,7 +4,7 @@ It joins text (tokenizer, chat template) with the engine, which knows token ids 
 are stored or which backend computes.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from flyweight.engine.proposer import Proposer
 from flyweight.engine.request import Request, check_room
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.scheduler import StepBudget
+from flyweight.engine.speculation.acceptance import accept_by_ratio
 from flyweight.errors import CheckpointError, UsageError
 from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
@@ -25,7 +26,7 @@ from flyweight.progress import Progress, Silent
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.runner import Runner
-from flyweight.runtime.sequences import CachedSequence, SequencePlanner
+from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner
 from flyweight.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -60,6 +61,7 @@ class LanguageModel:
         stop_ids: frozenset[int],
         description: tuple[str, ...],
         engine_options: EngineOptions,
+        make_proposer: Callable[[], Proposer] | None = None,
     ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
@@ -71,6 +73,7 @@ class LanguageModel:
         self._runner = runner
         self._block_size, self._num_blocks = cache.block_size, cache.num_blocks
         self._engine_options = engine_options
+        self._make_proposer = make_proposer
         self._reader: Reader | None = None
 
     @property
@@ -80,7 +83,8 @@ class LanguageModel:
         return self._reader.engine if self._reader is not None else self.open_engine()
 
     def open_engine(self, options: EngineOptions | None = None, *, proposer: Proposer | None = None) -> Engine:
-        """Make the engine anew, with other options or a proposer of drafts; cached prefixes are forgotten.
+        """Make the engine anew, with other options or another proposer of drafts than the one that was loaded; cached
+        prefixes are forgotten.
 
         Raises:
             UsageError: when the present one has requests that have not ended.
@@ -91,6 +95,8 @@ class LanguageModel:
             self._engine_options = options.for_model(
                 self.spec, cache_tokens=self._num_blocks * self._block_size, threads=kernels.thread_count()
             )
+        if proposer is None and self._make_proposer is not None:
+            proposer = self._make_proposer()
         engine = Engine(
             lambda batch: self.forward(batch),
             num_blocks=self._num_blocks,
@@ -99,6 +105,7 @@ class LanguageModel:
             context_length=self.context_length,
             policy=self._engine_options.policy,
             proposer=proposer,
+            acceptance=accept_by_ratio,
         )
         self._reader = Reader(engine)
         return engine
@@ -116,6 +123,16 @@ class LanguageModel:
                 "copy the tokenizer files of the model into the folder"
             )
         return self._tokenizer
+
+    def open_planner(self) -> SequencePlanner:
+        """A planner of the whole cache, for who runs the model with ``forward`` and leaves its engine alone."""
+        return SequencePlanner(FreeBlocks(self._num_blocks), block_size=self._block_size)
+
+    def token_text(self, token_id: int) -> str:
+        """A token as text, special ones too; its number where there is no tokenizer."""
+        if self._tokenizer is None:
+            return str(token_id)
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
     def forward(self, batch: Batch) -> Array:
         """Logits float32 (outputs, vocab_size) of the batch's ``output_rows``, of which there may be none."""
@@ -210,7 +227,7 @@ class LanguageModel:
         Raises:
             UsageError: when the prompt leaves no room in the context, before anything is computed.
         """
-        asked = self._ask(prompt, options, samples=1, salt=salt)
+        asked = self.ask(prompt, options, salt=salt)
         return (piece for _, piece in self._read([asked], None))
 
     def generate(
@@ -242,7 +259,7 @@ class LanguageModel:
         each = [options] * len(prompts) if options is None or isinstance(options, SamplingOptions) else list(options)
         if len(each) != len(prompts):
             raise UsageError(f"{len(each)} options were given for {len(prompts)} prompts; give one, or one for each")
-        asked = [self._ask(prompt, one, samples=samples, salt=salt) for prompt, one in zip(prompts, each, strict=True)]
+        asked = [self.ask(prompt, one, samples=samples, salt=salt) for prompt, one in zip(prompts, each, strict=True)]
         budget = None
         if batch_size is not None:
             budget = StepBudget(tokens=self.engine.budget.tokens, sequences=batch_size)
@@ -262,12 +279,18 @@ class LanguageModel:
         assert self._reader is not None
         return self._reader.run(asked, budget)
 
-    def _ask(self, prompt: Prompt, options: SamplingOptions | None, *, samples: int, salt: str) -> Asked:
+    def ask(self, prompt: Prompt, options: SamplingOptions | None = None, *, samples: int = 1, salt: str = "") -> Asked:
+        """What the engine is asked for an answer to a prompt, for those who add requests to it themselves.
+
+        Raises:
+            UsageError: when the prompt leaves no room in the context, or an option names a token that is not there.
+        """
         if samples < 1:
             raise UsageError(f"samples={samples} is not allowed; choose 1 or more")
         ids = self.encode(prompt)
         check_room(len(ids), self.context_length)
         resolved = (options if options is not None else SamplingOptions()).with_defaults(self.default_options)
+        resolved.check_vocabulary(self.spec.vocab_size)
         request = Request(
             token_ids=tuple(ids),
             options=resolved,

@@ -5,7 +5,7 @@ It knows neither how a checkpoint is laid out nor how a backend computes.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,13 @@ from flyweight.checkpoint.huggingface import Checkpoint, read_json
 from flyweight.checkpoint.weights import Weights
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.memory import MemoryNeeds, MemoryPlan, plan_memory
-from flyweight.engine.options import EngineOptions
+from flyweight.engine.options import EngineOptions, has_moving_rope
 from flyweight.engine.preparing import WeightOptions, open_or_build
+from flyweight.engine.proposer import Proposer
 from flyweight.engine.sampling import SamplingOptions
+from flyweight.engine.speculation.choice import SpeculationChoice
+from flyweight.engine.speculation.draft_model import DraftModel, vocabulary_mismatch
+from flyweight.engine.speculation.prompt_lookup import PromptLookup
 from flyweight.errors import CheckpointError, ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.kernels import KV_DTYPES, KVDtype
@@ -52,6 +56,7 @@ def load(
     fused: bool = True,
     engine: EngineOptions | None = None,
     batch_invariant: bool = False,
+    speculate: str = "off",
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a checkpoint for running.
@@ -74,6 +79,8 @@ def load(
         batch_invariant: compute every token to the same bits whatever runs beside it and however prompts are cut into
             chunks, so that an answer does not depend on its neighbours; somewhat slower. In float32 answers are the
             same without it, though not to the bit.
+        speculate: guess tokens ahead and verify them, which changes the speed and not the answers: ``prompt-lookup``
+            from the request's own text, or ``draft:PATH`` by a smaller model of the same vocabulary; ``off`` not.
 
     Raises:
         CheckpointError: when files are missing or damaged.
@@ -87,8 +94,14 @@ def load(
         raise UsageError(f"backend={backend!r} is unknown; choose native or torch")
     if kv_dtype not in KV_DTYPES:
         raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(KV_DTYPES)}")
+    speculation = SpeculationChoice.parse(speculate)
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     spec = read_spec(checkpoint.config)
+    if speculation.kind != "off" and has_moving_rope(spec):
+        raise UsageError(
+            f"speculate={speculate!r} is not possible for this model: its rotary frequencies follow the length of the "
+            "sequence, so a wrong guess cannot be taken back; choose off"
+        )
     stored = Weights.open(checkpoint, spec)
     options = weights if weights is not None else WeightOptions()
     if backend == "torch" and options != WeightOptions():
@@ -124,6 +137,8 @@ def load(
         spec, cache_tokens=cache.num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
     )
     shared = engine_options.describe() + (", batch-invariant" if batch_invariant else "")
+    if speculation.kind != "off":
+        shared += f", speculation by {speculate}"
     log.info(shared)
     description = (machine, what, *lines, shared)
     return LanguageModel(
@@ -136,7 +151,52 @@ def load(
         stop_ids=_stop_ids(spec, generation_config, tokenizer),
         description=description,
         engine_options=engine_options,
+        make_proposer=_proposer_maker(speculation, checkpoint, spec, compute, kv_dtype, progress),
     )
+
+
+def _proposer_maker(
+    speculation: SpeculationChoice,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    compute: ModelCompute,
+    kv_dtype: KVDtype,
+    progress: Progress | None,
+) -> Callable[[], Proposer] | None:
+    """What makes a fresh proposer for each engine; a draft model is loaded here, once."""
+    if speculation.kind == "off":
+        return None
+    if speculation.kind == "prompt-lookup":
+        return PromptLookup
+    assert speculation.draft_model is not None
+    draft_checkpoint = Checkpoint.open(speculation.draft_model)
+    _check_same_vocabulary(checkpoint, draft_checkpoint)
+    draft = load(draft_checkpoint, compute=compute, kv_dtype=kv_dtype, progress=progress)
+    # Refuse now what the first request would meet.
+    if draft.spec.vocab_size != spec.vocab_size:
+        raise UsageError(vocabulary_mismatch(spec.vocab_size, draft.spec.vocab_size))
+    return lambda: DraftModel(
+        draft.forward,
+        draft.open_planner(),
+        vocab_size=spec.vocab_size,
+        draft_vocab_size=draft.spec.vocab_size,
+        context_length=draft.context_length,
+    )
+
+
+def _check_same_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> None:
+    """Refuse a draft model whose tokenizer gives other ids, where both have one."""
+    folders = (checkpoint.folder, draft.folder)
+    if not all((folder / "tokenizer.json").is_file() for folder in folders):
+        return
+    ours, theirs = (Tokenizer.open(folder) for folder in folders)
+    size = max(ours.vocab_size, theirs.vocab_size)
+    different = next((token for token in range(size) if ours.token(token) != theirs.token(token)), None)
+    if different is not None:
+        raise UsageError(
+            f"the draft model {draft.folder} spells token {different} as {theirs.token(different)!r} and the model "
+            f"{ours.token(different)!r}; choose a smaller model of the same family"
+        )
 
 
 def _torch_runner(

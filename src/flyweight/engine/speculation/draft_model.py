@@ -66,10 +66,7 @@ class DraftModel:
         controller: DraftController | None = None,
     ) -> None:
         if vocab_size != draft_vocab_size:
-            raise UsageError(
-                f"the draft model has {draft_vocab_size} tokens and the model {vocab_size}; their ids must mean the "
-                "same: choose a smaller model of the same family"
-            )
+            raise UsageError(vocabulary_mismatch(vocab_size, draft_vocab_size))
         self.controller = controller if controller is not None else DraftController()
         self._forward = forward
         self._planner = planner
@@ -144,6 +141,14 @@ class DraftModel:
         except ResourceError:
             return False
         return True
+
+
+def vocabulary_mismatch(vocab_size: int, draft_vocab_size: int) -> str:
+    """What is said of a draft model with another number of tokens."""
+    return (
+        f"the draft model has {draft_vocab_size} tokens and the model {vocab_size}; their ids must mean the same: "
+        "choose a smaller model of the same family"
+    )
 
 
 def _choose(sampler: Sampler, logits: Array, place: int) -> tuple[int, Array | None]:
