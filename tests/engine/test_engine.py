@@ -307,6 +307,31 @@ def test_right_guesses_save_steps_and_wrong_ones_are_rolled_back() -> None:
         assert record.draft_tokens == sum(one.proposed for one in proposer.outcomes) == engine.metrics().draft_tokens
 
 
+def test_wrong_guesses_hold_no_blocks() -> None:
+    class Wrong(Guesser):
+        def propose(self, wanted: Sequence[DraftWanted]) -> Sequence[Draft]:
+            return [Draft(token_ids=((next_token(one.token_ids) + 1) % 47,) * min(6, one.most)) for one in wanted]
+
+    engine = make_engine(proposer=Wrong(0))
+    engine.add(Request(token_ids=(1, 2, 3), options=SamplingOptions(max_tokens=20)))
+    for known in range(4, 20):
+        engine.step()
+        assert engine.metrics().held_blocks == -(-(known - 1) // BLOCK_SIZE)
+
+
+def test_a_preempted_request_finds_its_own_blocks_again() -> None:
+    engine = make_engine()
+    name = engine.add(request(range(10, 20), 8))
+    for _ in range(3):
+        engine.step()
+    known = len(engine._running[name].known)
+    before = engine.metrics().computed_tokens
+    engine._preempt(engine._running[name])
+    engine.check_integrity()
+    engine.step()
+    assert engine.metrics().computed_tokens - before == known - (known - 1) // BLOCK_SIZE * BLOCK_SIZE
+
+
 def test_a_guessed_end_token_ends_the_answer_there() -> None:
     prompts = [[first, second] for first in range(48) for second in range(48)]
     prompt = next(prompt for prompt in prompts if END in foretold(prompt, 12)[1:4])

@@ -340,9 +340,9 @@ def test_blocks_shared_with_others_are_not_counted_as_won_by_a_preemption() -> N
         RequestState(id=1, arrival=1, known=10, computed=9, longest=12, blocks=(0, 1, 2)),
         RequestState(id=2, arrival=2, known=9, computed=8, longest=12, blocks=(0, 1)),
     )
-    plan = scheduler.plan(SchedulerState(running=running, waiting=(), free_blocks=1), StepBudget(tokens=9, sequences=4))
-    assert plan.preempted == (2,)
-    assert counts(plan) == {0: 1, 1: 1}
+    plan = scheduler.plan(SchedulerState(running=running, waiting=(), free_blocks=0), StepBudget(tokens=9, sequences=4))
+    assert plan.preempted == (2, 1), "the blocks of the last one are held by others too: it sets none free"
+    assert counts(plan) == {0: 1}
 
 
 def test_values_out_of_range_are_refused() -> None:
