@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import flyweight
 from flyweight.bench import CompareOptions, compare
 from flyweight.bench.compare import turned
 from flyweight.bench.compare_options import open_peers
@@ -17,7 +18,7 @@ from flyweight.errors import UsageError
 from flyweight.reporting import render_page
 from tests.support.checkpoints import write_tiny_llama
 
-SOURCES = Path(__file__).parents[2] / "src"
+SOURCES = Path(flyweight.__file__).parents[1]  # what is under test, installed or not
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,8 @@ def test_the_answer_streams_to_standard_output(folder: Path, capsys: pytest.Capt
     assert printed.err == ""
     assert len(described["token_ids"]) == 8
     assert described["finish_reason"] == "length"
-    assert described["usage"] == {"prompt_tokens": 2, "completion_tokens": 8, "cached_tokens": 0}
+    counts = {"prompt_tokens": 2, "completion_tokens": 8, "cached_tokens": 0}
+    assert described["usage"] == counts | {"draft_tokens": 0, "accepted_tokens": 0}
     assert described["decode_tokens_per_second"] > 0
 
 

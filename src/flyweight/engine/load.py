@@ -13,6 +13,7 @@ from typing import Any, Literal
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint, read_json
 from flyweight.checkpoint.weights import Weights
+from flyweight.engine.kv_self_test import DEFAULT_MOST_KL, TESTED, run_kv_self_test, self_test_tokens
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.memory import MemoryNeeds, MemoryPlan, plan_memory
 from flyweight.engine.options import EngineOptions, has_moving_rope
@@ -40,6 +41,7 @@ from flyweight.runtime.runner import OpByOp, Runner
 from flyweight.tokenizer import Tokenizer
 
 Backend = Literal["native", "torch"]
+KVChoice = Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"]
 COMPUTES = ("auto", "float32", "bfloat16", "int8")
 
 log = logging.getLogger("flyweight")
@@ -51,7 +53,8 @@ def load(
     compute: ModelCompute = "auto",
     backend: Backend = "native",
     cache_tokens: int | None = None,
-    kv_dtype: KVDtype = "float32",
+    kv_dtype: KVChoice = "auto",
+    kv_most_kl: float = DEFAULT_MOST_KL,
     weights: WeightOptions | None = None,
     fused: bool = True,
     engine: EngineOptions | None = None,
@@ -70,7 +73,10 @@ def load(
         cache_tokens: tokens that the KV cache holds, all sequences together. Default: 16 contexts, but not more than
             memory allows (see :func:`flyweight.engine.memory.plan_memory`); where that is less than one context,
             prompts are limited to it.
-        kv_dtype: how keys and values are stored.
+        kv_dtype: how keys and values are stored: ``float32``, ``float16``, ``bfloat16``, ``int8`` (1.1 bytes a number),
+            ``int4`` (0.6). ``auto``: bfloat16, or float32 when the linear layers compute in it. With float16, int8 and
+            int4 the model first reads a text of 256 tokens, and how far its predictions move is logged.
+        kv_most_kl: mean KL divergence, in nats, above which such a cache is refused.
         weights: how the native backend keeps the weights: a cached image, a limit on memory, a rounded head.
         fused: run each step of the native backend as one call. Without, it calls one operation after another, with the
             same results, more slowly. The torch backend always does, and so do models whose weights do not all stay in
@@ -92,8 +98,8 @@ def load(
         raise UsageError(f"compute={compute!r} is unknown; choose {', '.join(COMPUTES)}")
     if backend not in ("native", "torch"):
         raise UsageError(f"backend={backend!r} is unknown; choose native or torch")
-    if kv_dtype not in KV_DTYPES:
-        raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose {', '.join(KV_DTYPES)}")
+    if kv_dtype not in ("auto", *KV_DTYPES):
+        raise UsageError(f"kv_dtype={kv_dtype!r} is unknown; choose auto, {', '.join(KV_DTYPES)}")
     speculation = SpeculationChoice.parse(speculate)
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     spec = read_spec(checkpoint.config)
@@ -104,6 +110,7 @@ def load(
         )
     stored = Weights.open(checkpoint, spec)
     options = weights if weights is not None else WeightOptions()
+    kv_type = _kv_dtype(kv_dtype, base_compute(spec, stored, compute))
     if backend == "torch" and options != WeightOptions():
         raise UsageError("options of the weights are for backend='native'; leave them out with backend='torch'")
     generation_config = _generation_config(checkpoint.folder)
@@ -118,8 +125,12 @@ def load(
         packing = Packing(spec=spec, weights=stored, compute=compute, head=options.head)
         what = _describe(spec, stored, compute, backend, packing.head_format.name)
         log.info(what)
-        loaded = _load_native(packing, what, options, cache_tokens, kv_dtype, progress or Silent())
+        loaded = _load_native(packing, what, options, cache_tokens, kv_type, progress or Silent())
         cache, lines = loaded.cache, loaded.lines
+        if kv_type in TESTED:
+            tried = run_kv_self_test(spec, loaded.weights, kv_type, self_test_tokens(spec, tokenizer), kv_most_kl)
+            log.info(tried.describe())
+            lines += (tried.describe(),)
         # A step in one call cannot wait between its layers for weights that are not in memory.
         one_call = fused and loaded.weights.pager is None
         runner = (
@@ -128,11 +139,11 @@ def load(
     else:
         what = _describe(spec, stored, compute, backend, stored.head_format(spec).name)
         log.info(what)
-        plan = _plan(spec, 0, options, cache_tokens, kv_dtype)
-        lines = (f"KV cache {kv_dtype}, {plan.num_blocks * BLOCK_SIZE} tokens",)
+        plan = _plan(spec, 0, options, cache_tokens, kv_type)
+        lines = (f"KV cache {kv_type}, {plan.num_blocks * BLOCK_SIZE} tokens",)
         log.info(lines[0])
         cache = KVCache((), num_blocks=plan.num_blocks)  # plans only: the torch side keeps keys and values itself
-        runner = _torch_runner(spec, stored, compute, plan.num_blocks, kv_dtype)
+        runner = _torch_runner(spec, stored, compute, plan.num_blocks, kv_type)
     engine_options = (engine if engine is not None else EngineOptions()).for_model(
         spec, cache_tokens=cache.num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
     )
@@ -160,7 +171,7 @@ def _proposer_maker(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     compute: ModelCompute,
-    kv_dtype: KVDtype,
+    kv_dtype: KVChoice,
     progress: Progress | None,
 ) -> Callable[[], Proposer] | None:
     """What makes a fresh proposer for each engine; a draft model is loaded here, once."""
@@ -197,6 +208,12 @@ def _check_same_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> None:
             f"the draft model {draft.folder} spells token {different} as {theirs.token(different)!r} and the model "
             f"{ours.token(different)!r}; choose a smaller model of the same family"
         )
+
+
+def _kv_dtype(chosen: KVChoice, base: Literal["float32", "bfloat16"]) -> KVDtype:
+    if chosen != "auto":
+        return chosen
+    return "float32" if base == "float32" else "bfloat16"
 
 
 def _torch_runner(
