@@ -308,7 +308,7 @@ def test_a_small_cache_limits_the_context(folder: Path) -> None:
     [
         ({"compute": "int4"}, UsageError, "compute='int4' is unknown; choose auto, float32, bfloat16, int8"),
         ({"backend": "cuda"}, UsageError, "backend='cuda' is unknown; choose native or torch"),
-        ({"kv_dtype": "int3"}, UsageError, "kv_dtype='int3' is unknown; choose float32, float16, bfloat16, int8, int4"),
+        ({"kv_dtype": "int3"}, UsageError, "kv_dtype='int3' is unknown; choose auto, float32"),
         ({"cache_tokens": 1}, UsageError, "cache_tokens=1 is not allowed; choose 32 or more"),
         ({"cache_tokens": 10**15}, ResourceError, "choose fewer cache_tokens"),
         ({"backend": "torch", "compute": "int8"}, UsageError, "compute='int8' is not available with backend='torch'"),
