@@ -34,8 +34,9 @@ def test_the_environment_caps_the_instruction_set():
 def test_an_unknown_instruction_set_is_refused_when_a_kernel_is_used(use):
     result = imported_with(f"import numpy; print('imported'); {use}", FLYWEIGHT_ISA="sse9")
     assert result.stdout == "imported\n"
-    wanted = f"KernelError: FLYWEIGHT_ISA='sse9' is unknown; available here: {', '.join(kernels.available_isas())}\n"
-    assert result.stderr.endswith(wanted)
+    # That process is not capped as this one may be, so it may have more of them to offer.
+    wanted = f"KernelError: FLYWEIGHT_ISA='sse9' is unknown; available here: {', '.join(kernels.available_isas())}"
+    assert wanted in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
