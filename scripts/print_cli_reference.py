@@ -5,7 +5,7 @@ import io
 
 from rich.console import Console
 
-from flyweight.cli import VERBS, app
+from flyweight.cli import VERBS, app, load_verbs
 
 
 def help_text(*words: str) -> str:
@@ -17,6 +17,7 @@ def help_text(*words: str) -> str:
 
 
 def main() -> None:
+    load_verbs()
     print("# Commands\n\nPrinted by `scripts/print_cli_reference.py`; a test keeps it current.\n")
     print(f"```text\n{help_text()}\n```")
     for verb in VERBS:

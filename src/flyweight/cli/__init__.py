@@ -11,15 +11,6 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from flyweight.cli.batch import batch
-from flyweight.cli.bench import bench
-from flyweight.cli.cache import cache
-from flyweight.cli.chat import chat
-from flyweight.cli.compress import compress
-from flyweight.cli.demo import demo
-from flyweight.cli.evaluate import evaluate
-from flyweight.cli.generate import generate
-from flyweight.cli.inspect import inspect
 from flyweight.errors import FlyweightError, ResourceError
 from flyweight.version import __version__
 
@@ -30,18 +21,19 @@ app = cyclopts.App(
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
-COMMANDS = (compress, evaluate, generate, chat, batch, inspect, cache, demo)
-VERBS = (*(command.__name__ for command in COMMANDS), "bench")
-for command in COMMANDS:
-    app.command(command, sort_key=VERBS.index(command.__name__))
-bench.sort_key = VERBS.index("bench")
-app.command(bench)  # has commands of its own
+VERBS = ("compress", "evaluate", "generate", "chat", "batch", "inspect", "cache", "demo", "bench")
+for place, verb in enumerate(VERBS):
+    # By name: a verb's module, and all that it imports, is loaded when the verb is used. The first token comes sooner.
+    app.command(f"flyweight.cli.{verb}:{verb}", name=verb, sort_key=place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input gets one line on standard error, never a traceback."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not {*words} & {*VERBS, "--version"}:
+        load_verbs()
     try:
-        result = app(sys.argv[1:] if arguments is None else list(arguments), exit_on_error=False, print_error=False)
+        result = app(words, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         return _fail(f"{error} (see flyweight --help)")
     except FlyweightError as error:
@@ -57,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0
+
+
+def load_verbs() -> None:
+    """Import every verb, so that the list of them says what each does."""
+    for verb in VERBS:
+        app[verb]
 
 
 def _fail(message: str) -> int:
