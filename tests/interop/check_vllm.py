@@ -59,8 +59,8 @@ def main() -> NoReturn:
     print(
         json.dumps({"model": arguments.model.name, "passed": passed, **figures, "vllm": vllm.__version__}), flush=True
     )
-    # vLLM's engine was seen to abort while Python shuts down, after the answer: the verdict must not depend on that. Its
-    # processes would outlive this one and go on polling.
+    # vLLM's engine was seen to abort while Python shuts down, after the answer: the verdict must not depend on that.
+    # Its processes would outlive this one and go on polling.
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(0 if passed else 1)
