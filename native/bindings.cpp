@@ -215,9 +215,10 @@ void program_run_head(Program &program, const Out<float> &hidden, const Out<floa
 }
 
 // Row by row: numbers holds (inverse temperature, top_p, min_p), integers (top_k, seed, stream, position); the edits of row r
-// lie at edit_starts[r] to edit_starts[r + 1].
+// lie at edit_starts[r] to edit_starts[r + 1]; mask_rows[r] is its row of masks, or -1.
 void sample_call(const In<float> &logits, const In<double> &numbers, const In<int64_t> &integers, const In<int64_t> &edit_starts,
-                 const In<int32_t> &edit_tokens, const In<float> &edit_factors, const In<float> &edit_shifts, const Out<int64_t> &tokens,
+                 const In<int32_t> &edit_tokens, const In<float> &edit_factors, const In<float> &edit_shifts, const In<uint32_t> &masks,
+                 const In<int64_t> &mask_rows, const Out<int64_t> &tokens,
                  const Maybe<Out<float>> &log_probabilities, const Maybe<Out<int32_t>> &top_tokens, const Maybe<Out<float>> &top_log_probabilities,
                  const Maybe<Out<int64_t>> &kept_counts, const Maybe<Out<int32_t>> &kept_tokens, const Maybe<Out<float>> &kept_shares) {
   const nb::gil_scoped_release release;
@@ -231,6 +232,7 @@ void sample_call(const In<float> &logits, const In<double> &numbers, const In<in
     a.logits = logits.data() + r * vocab, a.vocab = vocab;
     a.edit_tokens = edit_tokens.data() + first, a.edit_factors = edit_factors.data() + first, a.edit_shifts = edit_shifts.data() + first;
     a.num_edits = edit_starts.data()[r + 1] - first;
+    if (mask_rows.data()[r] >= 0) a.mask = masks.data() + mask_rows.data()[r] * size(masks.shape(1));
     a.inverse_temperature = static_cast<float>(number[0]), a.top_p = number[1], a.min_p = number[2], a.top_k = integer[0];
     a.random = random_word(static_cast<uint64_t>(integer[1]), static_cast<uint64_t>(integer[2]), static_cast<uint64_t>(integer[3]), 0);
     a.num_top = log_probabilities ? num_top : -1;
@@ -344,7 +346,7 @@ NB_MODULE(_native, m) {
       .def("run_head", &program_run_head, "hidden"_a.noconvert(), "logits"_a.noconvert());
   m.def("random_word", &random_word, "seed"_a, "stream"_a, "position"_a, "purpose"_a);
   m.def("sample", &sample_call, "logits"_a.noconvert(), "numbers"_a.noconvert(), "integers"_a.noconvert(), "edit_starts"_a.noconvert(),
-        "edit_tokens"_a.noconvert(), "edit_factors"_a.noconvert(), "edit_shifts"_a.noconvert(), "tokens"_a.noconvert(),
+        "edit_tokens"_a.noconvert(), "edit_factors"_a.noconvert(), "edit_shifts"_a.noconvert(), "masks"_a.noconvert(), "mask_rows"_a.noconvert(), "tokens"_a.noconvert(),
         "log_probabilities"_a.noconvert().none(), "top_tokens"_a.noconvert().none(), "top_log_probabilities"_a.noconvert().none(),
         "kept_counts"_a.noconvert().none(), "kept_tokens"_a.noconvert().none(), "kept_shares"_a.noconvert().none());
 }

@@ -114,6 +114,7 @@ struct SampleArguments {
   const float *edit_factors;   // a positive logit is divided by its factor, a negative one multiplied
   const float *edit_shifts;    // added after that; minus infinity forbids the token
   int64_t num_edits;
+  const uint32_t *mask;        // null, or a bit for each token, the lowest first: those with 0 are forbidden
   float inverse_temperature;   // 0: the largest logit, the first of those that tie
   int64_t top_k;               // 0: all
   double top_p, min_p;         // 1 and 0: all

@@ -1,4 +1,4 @@
-// Choosing a token from one row of logits: sparse edits, the largest, the few that the filters keep, one draw.
+// Choosing a token from one row of logits: sparse edits, a mask of what is allowed, the largest, the few that the filters keep, one draw.
 //
 // Shares are whole numbers: e^s in units of 2^-34 of the largest. Their sums are exact in any order, so the choice is the
 // same on every instruction set and in the numpy twin, bit for bit. No step sorts the vocabulary.
@@ -277,6 +277,17 @@ inline int64_t pick(const float *shares, int64_t count, uint64_t random) {
   }
 }
 
+// Makes every logit minus infinity whose bit is 0. Words of all ones, the most frequent where much is allowed, cost a look.
+inline void forbid(float *x, int64_t count, const uint32_t *mask) {
+  const float none = -std::numeric_limits<float>::infinity();
+  for (int64_t begin = 0; begin < count; begin += 32) {
+    const uint32_t word = mask[begin / 32];
+    if (word == ~uint32_t{0}) continue;
+    const int64_t length = count - begin < 32 ? count - begin : 32;
+    for (int64_t i = 0; i < length; ++i) x[begin + i] = (word >> i) & 1u ? x[begin + i] : none;
+  }
+}
+
 // The most likely tokens of all, largest first, ties by token: by insertion, since few are wanted.
 inline void list_likeliest(const SampleArguments &a, float most, double log_total, const SampleRoom &room) {
   const int64_t wanted = a.num_top < a.vocab ? a.num_top : a.vocab;
@@ -310,12 +321,13 @@ inline int64_t sample(const SampleArguments &a, float *workspace) {
   }
   const float *x = a.logits;
   int64_t token = first;
-  if (a.num_edits) {
+  if (a.num_edits || a.mask) {
     __builtin_memcpy(room.edited, a.logits, static_cast<size_t>(a.vocab) * sizeof(float));
     for (int64_t i = 0; i < a.num_edits; ++i) {
       float &value = room.edited[a.edit_tokens[i]];
       value = (value < 0.0f ? value * a.edit_factors[i] : value / a.edit_factors[i]) + a.edit_shifts[i];
     }
+    if (a.mask) forbid(room.edited, a.vocab, a.mask);
     x = room.edited;
     if (!find_maxima(x, a.vocab, room.maxima)) return -1;
     token = find_largest(x, a.vocab, room.maxima);

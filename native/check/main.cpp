@@ -141,6 +141,7 @@ void check_sampling() {
     if (vocab > 15) logits[3] = -infinity;
     const std::vector<int32_t> edited{static_cast<int32_t>(vocab - 1)};
     const std::vector<float> factors{1.5f}, shifts{-0.5f};
+    const std::vector<uint32_t> mask(static_cast<size_t>(vocab + 31) / 32, 0xb7ffffffu);
     for (const int64_t top_k : {int64_t{0}, int64_t{1}, int64_t{9}, vocab})
       for (const double top_p : {1.0, 0.5})
         for (const double min_p : {0.0, 0.1})
@@ -153,6 +154,7 @@ void check_sampling() {
               SampleArguments a{};
               a.logits = logits.data(), a.vocab = vocab, a.inverse_temperature = inverse, a.top_k = top_k, a.top_p = top_p, a.min_p = min_p;
               a.edit_tokens = edited.data(), a.edit_factors = factors.data(), a.edit_shifts = shifts.data(), a.num_edits = 1;
+              a.mask = vocab > 15 ? mask.data() : nullptr;
               a.random = random_word(1, 2, 3, 0), a.num_top = static_cast<int64_t>(top.size()), a.log_probability = &score;
               a.top_tokens = top.data(), a.top_log_probabilities = scores.data();
               a.num_kept = &count, a.kept_tokens = kept.data(), a.kept_shares = shares.data();

@@ -44,6 +44,13 @@ def edits_of(rng, vocab):
     return Edits(tokens=tokens, factors=rng.uniform(0.5, 2, len(tokens)).astype(np.float32), shifts=shifts)
 
 
+def mask_of(rng, vocab, allowed):
+    bits = rng.random(32 * ((vocab + 31) // 32)) < allowed
+    bits[vocab // 2] = True
+    bits[64:96] = allowed > 0.5  # a whole word
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
 @pytest.mark.parametrize("kind", ["peaked", "flat", "equal", "masked"])
 @pytest.mark.parametrize("vocab", [1, 15, 64, 67, 1000, 4099])
 def test_same_tokens_and_shares_as_the_twin(isa, rng, kind, vocab):
@@ -51,7 +58,8 @@ def test_same_tokens_and_shares_as_the_twin(isa, rng, kind, vocab):
     for number, options in enumerate(RULES):
         for has_edits in (False, True):
             edits = edits_of(rng, vocab) if has_edits and vocab > 4 else None
-            rules.append(ChoiceRule(**options, seed=number, stream=3, position=number * 7, edits=edits))
+            mask = (None, mask_of(rng, vocab, 0.9), mask_of(rng, vocab, 0.03))[len(rules) % 3]
+            rules.append(ChoiceRule(**options, seed=number, stream=3, position=number * 7, edits=edits, mask=mask))
             rows.append(logits_of(rng, kind, vocab))
     logits = np.stack(rows)
     before = logits.copy()
@@ -125,6 +133,24 @@ def test_log_probabilities(isa, rng, vocab, num_top):
     np.testing.assert_allclose(scores.top, expected.top, rtol=1e-6, atol=1e-5)
 
 
+def test_a_mask_forbids_what_it_leaves_out_and_no_log_probability(isa, rng):
+    logits = logits_of(rng, "peaked", 100)
+    mask = np.zeros(4, np.uint32)
+    mask[2] = 1 << 3 | 1 << 30  # tokens 67 and 94
+    allowed = [67, 94]
+    for temperature in (0.0, 1.0):
+        rule = ChoiceRule(temperature=temperature, seed=1, mask=mask)
+        assert kernels.sample(logits[None], [rule])[0] in allowed
+        _, scores = kernels.sample_with_log_probabilities(logits[None], [rule], 1)
+        assert scores.top_tokens[0, 0] == logits.argmax()
+    tokens, shares = kernels.kept_shares(logits, ChoiceRule(temperature=1.0, mask=mask))
+    assert set(tokens[shares > 0].tolist()) <= set(allowed)
+    assert kernels.sample(logits[None], [ChoiceRule(mask=np.zeros(4, np.uint32))]).tolist() == [-1]
+    mask[:] = 0
+    mask[3] = 1 << 4  # token 100, which is beyond the vocabulary
+    assert kernels.sample(logits[None], [ChoiceRule(mask=mask)]).tolist() == [-1]
+
+
 def test_what_does_not_fit_is_refused():
     logits, rule = np.zeros((1, 8), np.float32), ChoiceRule()
     outside = Edits(tokens=np.array([8], np.int32), factors=np.ones(1, np.float32), shifts=np.zeros(1, np.float32))
@@ -134,6 +160,10 @@ def test_what_does_not_fit_is_refused():
         kernels.sample(logits.astype(np.float64), [rule])
     with pytest.raises(KernelError, match="edits name tokens from 8 to 8; the vocabulary goes from 0 to 7"):
         kernels.sample(logits, [ChoiceRule(edits=outside)])
+    with pytest.raises(KernelError, match=r"mask has shape \(2,\); \(1\) is needed"):
+        kernels.sample(logits, [ChoiceRule(mask=np.ones(2, np.uint32))])
+    with pytest.raises(KernelError, match="mask has dtype int32"):
+        kernels.sample(logits, [ChoiceRule(mask=np.ones(1, np.int32))])
     with pytest.raises(KernelError, match="num_top=9 is not possible; choose 0 to 8"):
         kernels.sample_with_log_probabilities(logits, [rule], 9)
     with pytest.raises(KernelError, match="logits have no columns"):

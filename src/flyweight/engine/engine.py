@@ -7,23 +7,26 @@ choose. It knows neither texts nor HTTP nor how logits are computed. One thread 
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from flyweight.engine.block_pool import BlockPool
+from flyweight.engine.choosing import Turn, choose
+from flyweight.engine.constraint import AllowedTokens, AnswerConstraint
 from flyweight.engine.holdings import Holdings
+from flyweight.engine.mask_worker import MaskWanted, MaskWorker
 from flyweight.engine.metrics import EngineMetrics
 from flyweight.engine.proposer import (
     NO_DRAFT,
     AcceptanceRule,
+    Draft,
     DraftOutcome,
     DraftWanted,
     Proposer,
     accept_what_would_be_chosen,
 )
 from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, RequestRecord, check_room, namespace_of
-from flyweight.engine.sampling import Sampler, choose_tokens
+from flyweight.engine.sampling import Sampler
 from flyweight.engine.scheduler import (
     Chunk,
     Scheduler,
@@ -81,6 +84,7 @@ class Engine:
         self._running: dict[int, LiveRequest] = {}
         self._waiting: list[LiveRequest] = []  # in order of priority and arrival
         self._next_id = 0
+        self._masks = MaskWorker()
         self._finished: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
         self._step_seconds = self._last_step_seconds = 0.0
@@ -129,6 +133,9 @@ class Engine:
             longest=longest,
             ends=ends,
             sampler=Sampler(request.options, request.token_ids, stop_ids=ends, stream=stream),
+            constraint=None
+            if request.constraint is None
+            else AnswerConstraint(request.constraint, ends=ends, stop_ids=request.stop_ids),
             arrived=time.perf_counter(),
             known=list(request.token_ids),
         )
@@ -171,8 +178,16 @@ class Engine:
                 f"no request can go on: of {self.pool.num_blocks} cache blocks {self.pool.num_free} are free, and "
                 "what holds the others is not a request"
             )
-        logits = self._forward(self._batch(plan.chunks))
-        return self._commit(plan.chunks, logits, began)
+        constrained = [chunk for chunk in plan.chunks if self._wants_masks(chunk)]
+        if not constrained:
+            return self._commit(plan.chunks, self._forward(self._batch(plan.chunks)), {}, began)
+        pending = self._masks.start([self._mask_wanted(chunk) for chunk in constrained])
+        try:
+            logits = self._forward(self._batch(plan.chunks))
+        finally:  # also when it raises: the next step asks the same constraints again
+            masks = pending.collect()
+        allowed = {chunk.id: found for chunk, found in zip(constrained, masks, strict=True)}
+        return self._commit(plan.chunks, logits, allowed, began)
 
     def metrics(self) -> EngineMetrics:
         return EngineMetrics(
@@ -193,6 +208,8 @@ class Engine:
             step_seconds=self._step_seconds,
             last_step_seconds=self._last_step_seconds,
             last_step_tokens=self._last_step_tokens,
+            mask_seconds=self._masks.seconds,
+            mask_wait_seconds=self._masks.wait_seconds,
         )
 
     def forget_prefixes(self) -> None:
@@ -220,7 +237,8 @@ class Engine:
         if not wanted:
             return
         for one, draft in zip(wanted, self._proposer.propose(wanted), strict=True):
-            self._running[one.id].draft = draft.cut(one.most)
+            live = self._running[one.id]
+            live.draft = _possible(draft.cut(one.most), live.constraint)
 
     def _snapshot(self, budget: StepBudget) -> SchedulerState:
         places = max(0, budget.sequences - len(self._running))
@@ -282,9 +300,20 @@ class Engine:
             )
         return make_batch(rows, self._block_size)
 
+    def _wants_masks(self, chunk: Chunk) -> bool:
+        live = self._running[chunk.id]
+        return live.constraint is not None and chunk.start + chunk.count - chunk.drafts == len(live.known)
+
+    def _mask_wanted(self, chunk: Chunk) -> MaskWanted:
+        live = self._running[chunk.id]
+        assert live.constraint is not None
+        return MaskWanted(constraint=live.constraint, drafts=live.draft.token_ids[: chunk.drafts])
+
     # What a step brought
 
-    def _commit(self, chunks: Sequence[Chunk], logits: Array, began: float) -> list[Event]:
+    def _commit(
+        self, chunks: Sequence[Chunk], logits: Array, allowed: Mapping[int, AllowedTokens | None], began: float
+    ) -> list[Event]:
         seconds = time.perf_counter() - began
         advanced: list[Chunk] = []
         for chunk in chunks:
@@ -296,7 +325,8 @@ class Engine:
                 advanced.append(chunk)
         events: list[Event] = []
         outcomes: list[DraftOutcome] = []
-        for chunk, chosen in zip(advanced, self._choose(advanced, logits), strict=True):
+        turns = [self._turn(chunk, allowed.get(chunk.id)) for chunk in advanced]
+        for chunk, chosen in zip(advanced, choose(turns, logits, self._acceptance), strict=True):
             live = self._running[chunk.id]
             if isinstance(chosen, FlyweightError):
                 events.append(self._finish(live, (), "error", chosen))
@@ -310,30 +340,14 @@ class Engine:
             self._proposer.observe(outcomes, batch_tokens=tokens, seconds=self._last_step_seconds)
         return events
 
-    def _choose(self, advanced: Sequence[Chunk], logits: Array) -> list[list[int] | FlyweightError]:
-        """For each chunk the tokens that follow, by its rows of logits: after its newest token and each guess."""
-        counts = [1 + chunk.drafts for chunk in advanced]
-        ends = list(accumulate(counts))
-        samplers = [self._running[chunk.id].sampler for chunk in advanced]
-        plain = [place for place, chunk in enumerate(advanced) if not chunk.drafts]
-        chosen: list[list[int] | FlyweightError] = [[] for _ in advanced]
-        try:
-            rows = logits if len(plain) == len(logits) else logits[[ends[place] - 1 for place in plain]]
-            for place, token in zip(plain, choose_tokens([samplers[place] for place in plain], rows), strict=True):
-                chosen[place] = [token]
-        except FlyweightError:  # one row is damaged and none was counted: find out which, and let the others go on
-            for place in plain:
-                chosen[place] = _one_choice(samplers[place], logits[ends[place] - 1])
-        for place, chunk in enumerate(advanced):
-            if chunk.drafts:
-                draft = self._running[chunk.id].draft.cut(chunk.drafts)
-                try:
-                    chosen[place] = self._acceptance(
-                        samplers[place], logits[ends[place] - counts[place] : ends[place]], draft
-                    )
-                except FlyweightError as error:
-                    chosen[place] = error
-        return chosen
+    def _turn(self, chunk: Chunk, allowed: AllowedTokens | None) -> Turn:
+        live = self._running[chunk.id]
+        return Turn(
+            sampler=live.sampler,
+            draft=live.draft.cut(chunk.drafts),
+            allowed=allowed,
+            failure=None if live.constraint is None else live.constraint.failure,
+        )
 
     def _count_drafts(self, live: LiveRequest, proposed: int, accepted: int) -> DraftOutcome:
         live.draft_tokens += proposed
@@ -343,15 +357,19 @@ class Engine:
         return DraftOutcome(id=live.id, proposed=proposed, accepted=accepted)
 
     def _extend(self, live: LiveRequest, chosen: Sequence[int]) -> Event:
-        """Append chosen tokens up to the one that ends the answer; keep what is computed of them."""
+        """Append chosen tokens up to the one that ends the answer, or completes what its constraint asks for; keep
+        what is computed of them."""
         if len(live.known) == live.num_prompt:
             live.first_token = time.perf_counter()
         live.draft = NO_DRAFT
         fresh: list[int] = []
         reason: FinishReason | None = None
+        is_complete = False
         for token in chosen:
             fresh.append(token)
-            if token in live.ends:
+            is_end = token in live.ends or (live.constraint is not None and token in live.request.stop_ids)
+            is_complete = not is_end and live.constraint is not None and live.constraint.push(token)
+            if is_end or is_complete:
                 reason = "stop"
             elif len(live.known) + len(fresh) >= live.longest:
                 reason = "length"
@@ -361,13 +379,21 @@ class Engine:
         live.computed += len(fresh) - 1
         self._totals["answer_tokens"] += len(fresh)
         self._holdings.enter(live)
+        if live.constraint is not None and live.constraint.failure is not None:
+            return self._finish(live, (), "error", live.constraint.failure)
         if reason is not None:
-            return self._finish(live, tuple(fresh), reason)
+            return self._finish(live, tuple(fresh), reason, is_complete=is_complete)
         self._holdings.trim(live)
         return Event(id=live.id, token_ids=tuple(fresh), log_probabilities=live.last_log_probabilities(len(fresh)))
 
     def _finish(
-        self, live: LiveRequest, token_ids: tuple[int, ...], reason: FinishReason, error: FlyweightError | None = None
+        self,
+        live: LiveRequest,
+        token_ids: tuple[int, ...],
+        reason: FinishReason,
+        error: FlyweightError | None = None,
+        *,
+        is_complete: bool = False,
     ) -> Event:
         self._end(live, reason)
         return Event(
@@ -377,6 +403,7 @@ class Engine:
             reason=reason,
             record=live.record(time.perf_counter()),
             error=error,
+            is_complete=is_complete,
         )
 
     def _end(self, live: LiveRequest, reason: FinishReason | Literal["abort"]) -> None:
@@ -394,8 +421,12 @@ class Engine:
         self._last_step_seconds, self._last_step_tokens = seconds, tokens
 
 
-def _one_choice(sampler: Sampler, row: Array) -> list[int] | FlyweightError:
-    try:
-        return [sampler.choose(row)]
-    except FlyweightError as error:
-        return error
+def _possible(draft: Draft, constraint: AnswerConstraint | None) -> Draft:
+    """What of a draft is worth verifying: guesses that the constraint allows.
+
+    Of guesses that were drawn the first that is not allowed stays: that it was drawn, and refused, is part of the
+    acceptance rule, without which the answer would be distributed otherwise.
+    """
+    if constraint is None or not draft.token_ids:
+        return draft
+    return draft.cut(constraint.cut(draft.token_ids) + (draft.probabilities is not None))

@@ -113,7 +113,7 @@ class Answer:
         self._log_probabilities += event.log_probabilities
         for place, token in enumerate(event.token_ids, 1):
             is_last = place == len(event.token_ids)
-            is_end = is_last and event.reason == "stop"
+            is_end = is_last and event.reason == "stop" and not event.is_complete
             text = "" if is_end or self._detokenizer is None else self._stop_strings.push(self._detokenizer.push(token))
             if self._stop_strings.matched is not None:
                 self._reason = "stop"

@@ -16,6 +16,8 @@ class EngineMetrics:
         prompt_tokens, answer_tokens: of requests that have begun; answers as far as they are.
         computed_tokens: tokens that steps computed, drafts and repetitions included.
         finished: requests ended, by reason; aborted ones under ``abort``.
+        mask_seconds, mask_wait_seconds: what the masks of constraints have taken beside the forward pass, and what
+            steps have waited for them after it.
         steps, step_seconds: all steps and their time; ``last_step_seconds`` and ``last_step_tokens`` of the last one.
     """
 
@@ -36,6 +38,8 @@ class EngineMetrics:
     step_seconds: float
     last_step_seconds: float
     last_step_tokens: int
+    mask_seconds: float = 0.0
+    mask_wait_seconds: float = 0.0
 
     @property
     def cache_usage(self) -> float:

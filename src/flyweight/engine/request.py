@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flyweight.engine.block_pool import content_of
+from flyweight.engine.constraint import AnswerConstraint, ConstraintFactory
 from flyweight.engine.proposer import NO_DRAFT, Draft
 from flyweight.engine.sampling import Sampler, SamplingOptions, TokenLogProbability
 from flyweight.engine.scheduler import RequestState
@@ -28,6 +29,7 @@ class Request:
         priority: smaller goes first.
         prefix_caching: whether blocks of earlier requests are used, and its own kept for later ones.
         salt: only requests with the same salt share cached blocks.
+        constraint: makes the state that says which tokens may follow, one for each answer; None where all may.
     """
 
     token_ids: tuple[int, ...]
@@ -36,6 +38,7 @@ class Request:
     priority: int = 0
     prefix_caching: bool = True
     salt: str = ""
+    constraint: ConstraintFactory | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,8 @@ class RequestRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """News of one request: new tokens, in order, with their log probabilities where the options ask for them. The last
-    event says why it ended; ``error`` comes with the reason ``error``."""
+    event says why it ended; ``error`` comes with the reason ``error``. ``is_complete`` goes with the reason ``stop``
+    where a constraint was fulfilled: the last token is then part of the answer, and not one that ends it."""
 
     id: int
     token_ids: tuple[int, ...]
@@ -77,6 +81,7 @@ class Event:
     reason: FinishReason | None = None
     record: RequestRecord | None = None
     error: FlyweightError | None = None
+    is_complete: bool = False
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -93,6 +98,7 @@ class LiveRequest:
     sampler: Sampler
     arrived: float
     known: list[int]
+    constraint: AnswerConstraint | None = None
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     num_entered: int = 0

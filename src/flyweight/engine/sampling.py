@@ -1,9 +1,10 @@
 """Choosing the next token from logits: the state of one request, and the choice for many at once.
 
-Steps, in the order of transformers: repetition penalty; presence and frequency penalties; logit bias; with temperature
-0 the largest logit is the choice; else logits / temperature, then top-k, top-p and min-p, each on what the one before
-has left, then one draw. Nothing here knows text or other requests: each has its own random stream, so that a seed gives
-the same answer in any batch that computes the same logits. The arithmetic is the kernels'.
+Steps, in the order of transformers: repetition penalty; presence and frequency penalties; logit bias; what a constraint
+does not allow is forbidden; with temperature 0 the largest logit is the choice; else logits / temperature, then top-k,
+top-p and min-p, each on what the one before has left, then one draw. Nothing here knows text or other requests: each
+has its own random stream, so that a seed gives the same answer in any batch that computes the same logits. The
+arithmetic is the kernels'.
 """
 
 import secrets
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flyweight import kernels
+from flyweight.engine.constraint import AllowedTokens
 from flyweight.engine.logit_edits import LogitEdits
 from flyweight.engine.sampling_options import SamplingOptions
 from flyweight.errors import FlyweightError
@@ -54,10 +56,22 @@ class Sampler:
         self._stream = stream
         self._position = 0
         self._edits = LogitEdits(options, prompt, {*stop_ids, *options.stop_token_ids})
+        self._allowed: AllowedTokens | None = None
+        self._allowed_from = 0
+
+    def constrain(self, allowed: AllowedTokens) -> None:
+        """Let the next choices, as many as ``allowed`` has places, be among these tokens only."""
+        self._allowed, self._allowed_from = allowed, self._position
 
     def rule(self) -> kernels.ChoiceRule:
         """How the next token is chosen, given all that were."""
         options = self.options
+        mask, edits = None, self._edits.arrays()
+        if self._allowed is not None:
+            place = self._position - self._allowed_from
+            mask = self._allowed.masks[place]
+            if self._allowed.only_ends[place]:
+                edits = None  # min_tokens may forbid the ends, but nothing else is left
         return kernels.ChoiceRule(
             temperature=options.temperature or 0.0,
             top_k=options.top_k or 0,
@@ -66,7 +80,8 @@ class Sampler:
             seed=self._seed,
             stream=self._stream,
             position=self._position,
-            edits=self._edits.arrays(),
+            edits=edits,
+            mask=mask,
         )
 
     def random_number(self, purpose: int) -> float:
@@ -105,6 +120,11 @@ def choose_tokens(samplers: Sequence[Sampler], logits: Array) -> list[int]:
     else:
         chosen = kernels.sample(logits, rules)
     if len(chosen) and chosen.min() < 0:
+        if len(rules) == 1 and rules[0].mask is not None:
+            raise FlyweightError(
+                "none of the tokens that this request's constraint allows can be chosen: the model, logit_bias or "
+                "min_tokens forbid them all, or the model's logits are not finite"
+            )
         raise FlyweightError(
             "the model's logits are not finite; its weights are damaged or overflow in this compute type: "
             "try compute='float32'"

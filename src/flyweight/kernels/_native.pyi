@@ -189,6 +189,8 @@ def sample(
     edit_tokens: Array,
     edit_factors: Array,
     edit_shifts: Array,
+    masks: Array,
+    mask_rows: Array,
     tokens: Array,
     log_probabilities: Array | None,
     top_tokens: Array | None,

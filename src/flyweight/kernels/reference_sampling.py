@@ -101,6 +101,9 @@ def _edited(logits: Float32, rule: ChoiceRule) -> Float32:
     if rule.edits is not None:
         values, factors = scores[rule.edits.tokens], rule.edits.factors
         scores[rule.edits.tokens] = np.where(values < 0, values * factors, values / factors) + rule.edits.shifts
+    if rule.mask is not None:
+        allowed = np.unpackbits(rule.mask.view(np.uint8), count=len(scores), bitorder="little")
+        scores[allowed == 0] = -np.inf
     return scores
 
 

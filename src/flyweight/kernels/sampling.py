@@ -1,4 +1,4 @@
-"""Choosing tokens from rows of logits: edits, temperature, top-k, top-p, min-p and one draw, all in one call.
+"""Choosing tokens from rows of logits: edits, masks, temperature, top-k, top-p, min-p and one draw, all in one call.
 
 Each row is chosen by its own rule and its own random stream, so what stands beside it changes nothing. It knows neither
 requests nor what the tokens mean.
@@ -18,6 +18,7 @@ LOWEST_TEMPERATURE = 1e-6
 MOST_LISTED = 64
 NO_TOKENS = np.empty(0, np.int32)
 NO_FLOATS = np.empty(0, np.float32)
+NO_MASKS = np.empty((0, 0), np.uint32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +38,12 @@ class Edits:
 class ChoiceRule:
     """How one row's token is chosen.
 
-    The order: edits; with temperature 0 the largest logit (the first of those that tie); else shares
-    ``e^((x - largest) / temperature)`` as whole multiples of 2^-34, which are 0 below 2^-35; ``top_k`` keeps the k
-    largest logits and all that tie with the last (0: all); ``top_p`` keeps the fewest of the largest shares that reach
-    this part of what top_k has left, the first tokens of those that tie; ``min_p`` keeps shares of at least this part
-    of the largest. Then the draw: the first token, in order, at which the running sum of shares exceeds
-    ``total * random_word(seed, stream, position, 0) / 2^64``. A temperature below 1e-6 acts as 1e-6.
+    The order: edits; tokens that ``mask`` leaves out are forbidden; with temperature 0 the largest logit (the first of
+    those that tie); else shares ``e^((x - largest) / temperature)`` as whole multiples of 2^-34, which are 0 below
+    2^-35; ``top_k`` keeps the k largest logits and all that tie with the last (0: all); ``top_p`` keeps the fewest of
+    the largest shares that reach this part of what top_k has left, the first tokens of those that tie; ``min_p`` keeps
+    shares of at least this part of the largest. Then the draw: the first token, in order, at which the running sum of
+    shares exceeds ``total * random_word(seed, stream, position, 0) / 2^64``. A temperature below 1e-6 acts as 1e-6.
     """
 
     temperature: float = 0.0
@@ -53,6 +54,8 @@ class ChoiceRule:
     stream: int = 0
     position: int = 0
     edits: Edits | None = None
+    mask: NDArray[np.uint32] | None = None
+    """uint32 (ceil(vocab / 32),), a bit for each token, the lowest first: 1 where it is allowed."""
 
     @property
     def inverse_temperature(self) -> float:
@@ -83,7 +86,7 @@ def random_word(seed: int, stream: int, position: int, purpose: int) -> int:
 
 def sample(logits: Float32, rules: Sequence[ChoiceRule]) -> NDArray[np.int64]:
     """One token for each row of ``logits`` float32 (rows, vocab): int64 (rows,), -1 for a row without a finite maximum
-    or with a NaN. The logits are left as they are.
+    (also where its mask allows none of the finite ones) or with a NaN. The logits are left as they are.
 
     Raises:
         KernelError: a wrong dtype, shape or layout, or an edit of a token outside the vocabulary.
@@ -127,7 +130,16 @@ def kept_shares(logits: Float32, rule: ChoiceRule) -> tuple[NDArray[np.int32], F
 
 def _packed(
     logits: Float32, rules: Sequence[ChoiceRule]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], Float32, Float32]:
+) -> tuple[
+    NDArray[np.float64],
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.int32],
+    Float32,
+    Float32,
+    NDArray[np.uint32],
+    NDArray[np.int64],
+]:
     """The rules as the arrays that cross the border."""
     check_array("logits", logits, FLOAT32, (len(rules), None))
     vocab = logits.shape[1]
@@ -135,10 +147,11 @@ def _packed(
         raise KernelError("logits have no columns; a vocabulary has at least one token")
     numbers = np.array([(rule.inverse_temperature, rule.top_p, rule.min_p) for rule in rules], np.float64)
     integers = np.array([(rule.top_k, rule.seed, rule.stream, rule.position) for rule in rules], np.int64)
+    masks = _masks(rules, vocab)
     starts = np.zeros(len(rules) + 1, np.int64)
     edits = [rule.edits for rule in rules if rule.edits is not None]
     if not edits:
-        return numbers, integers, starts, NO_TOKENS, NO_FLOATS, NO_FLOATS
+        return numbers, integers, starts, NO_TOKENS, NO_FLOATS, NO_FLOATS, *masks
     for one in edits:
         check_array("edits.tokens", one.tokens, np.dtype(np.int32), (None,))
         check_array("edits.factors", one.factors, FLOAT32, one.tokens.shape)
@@ -156,4 +169,17 @@ def _packed(
         np.concatenate([one.tokens for one in edits]),
         np.concatenate([one.factors for one in edits]),
         np.concatenate([one.shifts for one in edits]),
+        *masks,
     )
+
+
+def _masks(rules: Sequence[ChoiceRule], vocab: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The masks below each other, and each rule's row among them, -1 where it has none."""
+    masks = [rule.mask for rule in rules if rule.mask is not None]
+    rows = np.full(len(rules), -1, np.int64)
+    if not masks:
+        return NO_MASKS, rows
+    for one in masks:
+        check_array("mask", one, np.dtype(np.uint32), ((vocab + 31) // 32,))
+    rows[[place for place, rule in enumerate(rules) if rule.mask is not None]] = np.arange(len(masks))
+    return np.stack(masks), rows
