@@ -17,9 +17,28 @@
 
 #define FLYWEIGHT_ISA_NAME "avx2"
 namespace flyweight::avx2 {
+namespace shared { // what every instruction set computes in the same text
 #include "vocabulary/avx2.inl"
 
 #include "algorithms/all.inl"
+
+#include "algorithms/half_bytes.inl"
+
+#include "algorithms/bytes.inl"
+
+#include "algorithms/byte_linear.inl"
+} // namespace shared
+
+const KernelTable &kernels() {
+  static const KernelTable table = [] {
+    KernelTable own = shared::kernels();
+    own.linear = shared::byte_linear;
+    own.linear_workspace = shared::byte_linear_workspace;
+    own.most_rows_per_task = shared::kByteTaskRows;
+    return own;
+  }();
+  return table;
+}
 } // namespace flyweight::avx2
 
 #if defined(__clang__)
