@@ -13,19 +13,24 @@ from flyweight.bench.kernel_options import KernelOptions
 from flyweight.bench.kernel_report import report_page as kernel_page
 from flyweight.bench.kernel_report import report_tables as kernel_tables
 from flyweight.bench.kernels import USUAL_SHAPE, measure_kernels
+from flyweight.cli.bench_load import load, load_compare
 from flyweight.progress import Bar
 from flyweight.reporting import Page, Table, open_console, print_table, write_page
 
 bench = App(
     name="bench",
-    help="Measure speed: each kernel against this machine's limits, and this engine against its peers.",
+    help="Measure speed: kernels against this machine's limits, this engine against its peers, any server under load.",
     help_epilogue="""Examples:
 
     flyweight bench kernels
 
     flyweight bench compare small/ --peer llama.cpp=build/bin/llama-bench:model-q4_0.gguf
+
+    flyweight bench load http://127.0.0.1:8000 --load poisson --rate 2 --duration 60
 """,
 )
+bench.command(load)
+bench.command(load_compare)
 
 
 @bench.command
