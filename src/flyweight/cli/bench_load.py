@@ -17,7 +17,7 @@ from flyweight.reporting import open_console, print_table, write_page
 def load(
     url: str,
     *,
-    options: Annotated[LoadOptions | None, Parameter(name="*")] = None,
+    options: Annotated[LoadOptions | None, Parameter(name="*", consume_multiple=True)] = None,
     output: Path | None = None,
     html: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -25,8 +25,8 @@ def load(
     """Load any OpenAI-compatible server and print latencies, throughput and goodput, with intervals.
 
     Open loops (poisson, constant, gamma, ramp, trace) send requests when they are due and count time from then on.
-    Tokens are those that the server's usage tells. Ctrl-C ends the run and prints what was measured until then; the exit
-    code is then 130. It is 1 when no request was answered.
+    Tokens are those that the server's usage tells. Ctrl-C ends the run and prints what was measured until then; the
+    exit code is then 130. It is 1 when no request was answered.
 
     Examples:
 

@@ -9,7 +9,7 @@ from flyweight.bench.load.answers import AnswerReader, error_text
 from flyweight.bench.load.asks import PATHS, Ask, BodyWriter
 from flyweight.bench.load.http_client import HttpClient, Response
 from flyweight.bench.load.recording import RequestRecord
-from flyweight.bench.load.sse import SseParser, StreamError
+from flyweight.bench.load.sse import ConnectionCutError, SseParser, StreamError
 
 
 class AnswerClient:
@@ -43,8 +43,10 @@ class AnswerClient:
                     _read_refusal(response, await response.read(), record)
         except TimeoutError:
             record.fail("timeout", f"no whole answer after {self._timeout:g} s")
+        except ConnectionCutError as error:
+            record.fail("connection", str(error))
         except StreamError as error:
-            record.fail("connection" if not record.status else "stream", str(error))
+            record.fail("stream", str(error))
         except OSError as error:
             record.fail("connection", f"{type(error).__name__}: {error}")
         except asyncio.CancelledError:

@@ -13,7 +13,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from flyweight.bench.load.http_response import ResponseParser
-from flyweight.bench.load.sse import StreamError
+from flyweight.bench.load.sse import ConnectionCutError, StreamError
 from flyweight.errors import UsageError
 
 LARGEST_ANSWER = 64 * 1024 * 1024
@@ -204,7 +204,7 @@ class HttpClient:
                     if kept.failure is not None:
                         raise kept.failure
                     if kept.closed:
-                        raise StreamError("the connection was closed without an answer")
+                        raise ConnectionCutError("the connection was closed without an answer")
                     await kept.wait()
             except (OSError, StreamError):
                 kept.abort()

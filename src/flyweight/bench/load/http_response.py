@@ -6,7 +6,7 @@ stream (see docs/results/load-generator.md) would be part of what is measured.
 
 from collections.abc import Mapping
 
-from flyweight.bench.load.sse import StreamError
+from flyweight.bench.load.sse import ConnectionCutError, StreamError
 
 LONGEST_HEAD = 64 * 1024
 MAX_LENGTH_DIGITS = 16
@@ -53,13 +53,13 @@ class ResponseParser:
         """The connection was closed.
 
         Raises:
-            StreamError: the body was not complete.
+            ConnectionCutError: the body was not complete.
         """
         if not self.complete:
             if self.status and not self._chunked and self._left is None:
                 self.complete = True
                 return
-            raise StreamError(
+            raise ConnectionCutError(
                 "the connection was closed in the middle of the answer" if self.started else "the connection was closed"
             )
 

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flyweight.bench.load.distributions import Distribution
 from flyweight.bench.load.drive import StageRecording
-from flyweight.bench.load.figures import StageFigures, stage_figures
+from flyweight.bench.load.figures import StageFigures, Throughput, stage_figures
 from flyweight.bench.load.recording import RequestRecord
 from flyweight.bench.load.slo import parse_levels
 from flyweight.bench.load.stages import Stage
@@ -83,8 +84,7 @@ def make_stage_result(stage: Stage, recording: StageRecording, levels: tuple[str
 
 
 def read_report(path: Path) -> LoadReport:
-    """A report that :meth:`LoadReport.to_json` wrote. Figures are computed anew from the records; inter-token latency
-    needs the events, and without them it is taken from the file.
+    """A report that :meth:`LoadReport.to_json` wrote, with the figures that stand in it.
 
     Raises:
         DataError: the file is none of ours, or of a newer format.
@@ -98,10 +98,9 @@ def read_report(path: Path) -> LoadReport:
     if found.get("format") != FORMAT:
         raise DataError(f"{path} has format {found.get('format')!r} and this version reads {FORMAT}; update flyweight")
     try:
-        levels, seed = tuple(found["options"]["slo"]), int(found["options"]["seed"])
         return LoadReport(
             model=found["model_id"],
-            stages=tuple(_read_stage(one, levels, seed) for one in found["stages"]),
+            stages=tuple(_read_stage(one) for one in found["stages"]),
             notes=tuple(found["notes"]),
             **{
                 name: found[name]
@@ -129,7 +128,7 @@ def _stage_json(one: StageResult, *, events: bool) -> dict[str, Any]:
     }
 
 
-def _read_stage(found: dict[str, Any], levels: tuple[str, ...], seed: int) -> StageResult:
+def _read_stage(found: dict[str, Any]) -> StageResult:
     client = {**found["client"], "verdicts": tuple(found["client"]["verdicts"])}
     records = [RequestRecord.from_row(row) for row in found["requests"]]
     recording = StageRecording(
@@ -139,4 +138,10 @@ def _read_stage(found: dict[str, Any], levels: tuple[str, ...], seed: int) -> St
         interrupted=found["interrupted"],
         client=ClientFigures(**client),
     )
-    return make_stage_result(Stage(**found["stage"]), recording, levels, seed=seed)
+    return StageResult(stage=Stage(**found["stage"]), recording=recording, figures=_read_figures(found["figures"]))
+
+
+def _read_figures(found: dict[str, Any]) -> StageFigures:
+    views = {view: {name: Distribution(**one) for name, one in found[view].items()} for view in ("sent", "scheduled")}
+    spans = {name: None if found[name] is None else Throughput(**found[name]) for name in ("whole", "steady")}
+    return StageFigures(**{**found, **views, **spans})

@@ -13,6 +13,10 @@ class StreamError(FlyweightError):
     """A stream that cannot be read as it was announced."""
 
 
+class ConnectionCutError(StreamError):
+    """The connection was closed before an answer was whole."""
+
+
 class SseParser:
     """Feed bytes, get the data of whole events. ``comments`` counts comment lines."""
 
