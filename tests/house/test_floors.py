@@ -12,7 +12,7 @@ FLOORS = [
     {"checkpoint"},
     {"runtime"},
     {"engine"},
-    {"compression", "evaluation"},
+    {"compression", "evaluation", "serving"},
     {"shipping", "bench"},
     {"cli"},
 ]

@@ -3,15 +3,18 @@
 Rows without guesses are chosen together in one call; a damaged row is found out and costs its own request only.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from flyweight.engine.constraint import AllowedTokens
+from flyweight.engine.constraint import AllowedTokens, AnswerConstraint
 from flyweight.engine.proposer import AcceptanceRule, Draft
 from flyweight.engine.sampling import Sampler, choose_tokens
 from flyweight.errors import FlyweightError
 from flyweight.formats.base import Array
+
+log = logging.getLogger("flyweight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,20 +54,39 @@ def choose(turns: Sequence[Turn], logits: Array, acceptance: AcceptanceRule) -> 
         rows = logits if len(plain) == len(logits) else logits[[ends[place] - 1 for place in plain]]
         for place, token in zip(plain, choose_tokens([turns[place].sampler for place in plain], rows), strict=True):
             chosen[place] = [token]
-    except FlyweightError:  # one row is damaged and none was counted: find out which, and let the others go on
+    except Exception:  # noqa: BLE001 - one row is damaged: find out which, and let the others go on
         for place in plain:
             chosen[place] = _one_choice(turns[place].sampler, logits[ends[place] - 1])
     for place, turn in enumerate(turns):
         if turn.failure is None and turn.draft.token_ids:
             try:
                 chosen[place] = acceptance(turn.sampler, logits[ends[place] - turn.num_rows : ends[place]], turn.draft)
-            except FlyweightError as error:
-                chosen[place] = error
+            except Exception as error:  # noqa: BLE001 - it ends this request only
+                chosen[place] = _as_failure(error)
     return chosen
 
 
 def _one_choice(sampler: Sampler, row: Array) -> list[int] | FlyweightError:
     try:
         return [sampler.choose(row)]
-    except FlyweightError as error:
+    except Exception as error:  # noqa: BLE001 - it ends this request only
+        return _as_failure(error)
+
+
+def _as_failure(error: Exception) -> FlyweightError:
+    """What is told of a request whose choice failed; what this package did not foresee ends that request only."""
+    if isinstance(error, FlyweightError):
         return error
+    log.error("the choice of a token failed", exc_info=error)
+    return FlyweightError(f"the choice of a token failed: {type(error).__name__}")
+
+
+def possible_draft(draft: Draft, constraint: AnswerConstraint | None) -> Draft:
+    """What of a draft is worth verifying: guesses that the constraint allows.
+
+    Of guesses that were drawn the first that is not allowed stays: that it was drawn, and refused, is part of the
+    acceptance rule, without which the answer would be distributed otherwise.
+    """
+    if constraint is None or not draft.token_ids:
+        return draft
+    return draft.cut(constraint.cut(draft.token_ids) + (draft.probabilities is not None))

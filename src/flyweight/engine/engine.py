@@ -7,26 +7,26 @@ choose. It knows neither texts nor HTTP nor how logits are computed. One thread 
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from flyweight.engine.block_pool import BlockPool
-from flyweight.engine.choosing import Turn, choose
+from flyweight.engine.choosing import Turn, choose, possible_draft
 from flyweight.engine.constraint import AllowedTokens, AnswerConstraint
 from flyweight.engine.holdings import Holdings
 from flyweight.engine.mask_worker import MaskWanted, MaskWorker
 from flyweight.engine.metrics import EngineMetrics
+from flyweight.engine.prompt_scores import Outputs, outputs_of, read_scores
 from flyweight.engine.proposer import (
     NO_DRAFT,
     AcceptanceRule,
-    Draft,
     DraftOutcome,
     DraftWanted,
     Proposer,
     accept_what_would_be_chosen,
 )
 from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, RequestRecord, check_room, namespace_of
-from flyweight.engine.sampling import Sampler
+from flyweight.engine.sampling import Sampler, TokenLogProbability
 from flyweight.engine.scheduler import (
     Chunk,
     Scheduler,
@@ -48,6 +48,8 @@ class Engine:
 
     Args:
         forward: logits float32 (outputs, vocab) of a batch's ``output_rows``, of which there may be none.
+        forward_in_parts: the same in consecutive parts of bounded size, for batches with many output rows; by default
+            all at once.
         num_blocks, block_size: of the key-value cache that ``forward`` uses; all of it is the engine's.
         budget: what a step may do, unless ``step`` is told otherwise.
         context_length: tokens that a prompt and its answer may have together.
@@ -67,11 +69,13 @@ class Engine:
         proposer: Proposer | None = None,
         acceptance: AcceptanceRule = accept_what_would_be_chosen,
         trace: Trace | None = None,
+        forward_in_parts: Callable[[Batch], Iterable[Array]] | None = None,
     ) -> None:
         self.budget = budget
         self.context_length = context_length
         self.pool = BlockPool(num_blocks=num_blocks, block_size=block_size)
         self._forward = forward
+        self._forward_in_parts = forward_in_parts if forward_in_parts is not None else lambda batch: [forward(batch)]
         self._holdings = Holdings(self.pool)
         self._scheduler = Scheduler(
             policy if policy is not None else SchedulerPolicy(), num_blocks=num_blocks, block_size=block_size
@@ -138,6 +142,7 @@ class Engine:
             else AnswerConstraint(request.constraint, ends=ends, stop_ids=request.stop_ids),
             arrived=time.perf_counter(),
             known=list(request.token_ids),
+            num_scored=len(request.token_ids) - 1 if request.prompt_logprobs is not None and not stream else 0,
         )
         self._next_id += 1
         self._requests[live.id] = live
@@ -153,10 +158,13 @@ class Engine:
         self._end(live, "abort")
         return live.record(time.perf_counter())
 
-    def step(self, budget: StepBudget | None = None) -> list[Event]:
+    def step(self, budget: StepBudget | None = None, *, only: Collection[int] | None = None) -> list[Event]:
         """Compute one step; the news it brought, in the order of the batch. Empty at once when there is nothing to do.
 
         When the forward pass raises, no token is lost: a next step computes the same again.
+
+        Args:
+            only: requests that may take part, the others stand still: to find out which of them makes a step fail.
 
         Raises:
             ResourceError: when no request can go on because others than the engine hold the cache.
@@ -167,12 +175,14 @@ class Engine:
         budget = budget if budget is not None else self.budget
         self._propose(budget)
         state = self._snapshot(budget)
+        if only is not None:
+            state = state.only(only)
         plan = self._scheduler.plan(state, budget)
         if self._trace is not None:
             self._trace(state, budget, plan)
         self._apply(plan, began)
         if not plan.chunks:
-            if plan.preempted:
+            if plan.preempted or only is not None:
                 return []
             raise ResourceError(
                 f"no request can go on: of {self.pool.num_blocks} cache blocks {self.pool.num_free} are free, and "
@@ -180,10 +190,10 @@ class Engine:
             )
         constrained = [chunk for chunk in plan.chunks if self._wants_masks(chunk)]
         if not constrained:
-            return self._commit(plan.chunks, self._forward(self._batch(plan.chunks)), {}, began)
+            return self._commit(plan.chunks, self._compute(plan.chunks), {}, began)
         pending = self._masks.start([self._mask_wanted(chunk) for chunk in constrained])
         try:
-            logits = self._forward(self._batch(plan.chunks))
+            logits = self._compute(plan.chunks)
         finally:  # also when it raises: the next step asks the same constraints again
             masks = pending.collect()
         allowed = {chunk.id: found for chunk, found in zip(constrained, masks, strict=True)}
@@ -238,7 +248,7 @@ class Engine:
             return
         for one, draft in zip(wanted, self._proposer.propose(wanted), strict=True):
             live = self._running[one.id]
-            live.draft = _possible(draft.cut(one.most), live.constraint)
+            live.draft = possible_draft(draft.cut(one.most), live.constraint)
 
     def _snapshot(self, budget: StepBudget) -> SchedulerState:
         places = max(0, budget.sequences - len(self._running))
@@ -285,9 +295,17 @@ class Engine:
         if self._proposer is not None:
             self._proposer.forget(live.id)
 
-    def _batch(self, chunks: Sequence[Chunk]) -> Batch:
+    def _compute(self, chunks: Sequence[Chunk]) -> Array:
+        """The logits to choose from, float32 (rows, vocab), chunk after chunk."""
+        outputs = [outputs_of(self._running[chunk.id], chunk) for chunk in chunks]
+        batch = self._batch(chunks, outputs)
+        if not any(one.targets for one in outputs):
+            return self._forward(batch)
+        return read_scores(outputs, self._forward_in_parts(batch))
+
+    def _batch(self, chunks: Sequence[Chunk], outputs: Sequence[Outputs]) -> Batch:
         rows = []
-        for chunk in chunks:
+        for chunk, wanted in zip(chunks, outputs, strict=True):
             live = self._running[chunk.id]
             stop = chunk.start + chunk.count - chunk.drafts
             rows.append(
@@ -295,7 +313,7 @@ class Engine:
                     token_ids=[*live.known[chunk.start : stop], *live.draft.token_ids[: chunk.drafts]],
                     start=chunk.start,
                     blocks=live.blocks,
-                    num_outputs=1 + chunk.drafts if stop == len(live.known) else 0,
+                    num_outputs=wanted.count,
                 )
             )
         return make_batch(rows, self._block_size)
@@ -329,7 +347,7 @@ class Engine:
         for chunk, chosen in zip(advanced, choose(turns, logits, self._acceptance), strict=True):
             live = self._running[chunk.id]
             if isinstance(chosen, FlyweightError):
-                events.append(self._finish(live, (), "error", chosen))
+                events.append(self._finish(live, (), "error", error=chosen))
                 continue
             if chunk.drafts:
                 outcomes.append(self._count_drafts(live, chunk.drafts, len(chosen) - 1))
@@ -359,8 +377,10 @@ class Engine:
     def _extend(self, live: LiveRequest, chosen: Sequence[int]) -> Event:
         """Append chosen tokens up to the one that ends the answer, or completes what its constraint asks for; keep
         what is computed of them."""
+        scores: tuple[TokenLogProbability, ...] = ()
         if len(live.known) == live.num_prompt:
             live.first_token = time.perf_counter()
+            scores = tuple(live.prompt_scores)
         live.draft = NO_DRAFT
         fresh: list[int] = []
         reason: FinishReason | None = None
@@ -380,26 +400,33 @@ class Engine:
         self._totals["answer_tokens"] += len(fresh)
         self._holdings.enter(live)
         if live.constraint is not None and live.constraint.failure is not None:
-            return self._finish(live, (), "error", live.constraint.failure)
+            return self._finish(live, (), "error", error=live.constraint.failure)
         if reason is not None:
-            return self._finish(live, tuple(fresh), reason, is_complete=is_complete)
+            return self._finish(live, tuple(fresh), reason, is_complete=is_complete, scores=scores)
         self._holdings.trim(live)
-        return Event(id=live.id, token_ids=tuple(fresh), log_probabilities=live.last_log_probabilities(len(fresh)))
+        return Event(
+            id=live.id,
+            token_ids=tuple(fresh),
+            log_probabilities=live.last_log_probabilities(len(fresh)),
+            prompt_log_probabilities=scores,
+        )
 
     def _finish(
         self,
         live: LiveRequest,
         token_ids: tuple[int, ...],
         reason: FinishReason,
-        error: FlyweightError | None = None,
         *,
+        error: FlyweightError | None = None,
         is_complete: bool = False,
+        scores: tuple[TokenLogProbability, ...] = (),
     ) -> Event:
         self._end(live, reason)
         return Event(
             id=live.id,
             token_ids=token_ids,
             log_probabilities=live.last_log_probabilities(len(token_ids)),
+            prompt_log_probabilities=scores,
             reason=reason,
             record=live.record(time.perf_counter()),
             error=error,
@@ -419,14 +446,3 @@ class Engine:
         self._totals["computed_tokens"] += tokens
         self._step_seconds += seconds
         self._last_step_seconds, self._last_step_tokens = seconds, tokens
-
-
-def _possible(draft: Draft, constraint: AnswerConstraint | None) -> Draft:
-    """What of a draft is worth verifying: guesses that the constraint allows.
-
-    Of guesses that were drawn the first that is not allowed stays: that it was drawn, and refused, is part of the
-    acceptance rule, without which the answer would be distributed otherwise.
-    """
-    if constraint is None or not draft.token_ids:
-        return draft
-    return draft.cut(constraint.cut(draft.token_ids) + (draft.probabilities is not None))

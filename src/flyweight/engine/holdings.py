@@ -26,7 +26,8 @@ class Holdings:
             # The last known token is always computed: its logits are wanted.
             last = (len(live.known) - 1) // self._block_size
             parent = self._parent(live)
-            found = self._pool.find(parent, (live.content(place, self._block_size) for place in range(first, last)))
+            if not live.wants_scores:  # found blocks would leave out logits
+                found = self._pool.find(parent, (live.content(place, self._block_size) for place in range(first, last)))
             following = first + len(found)
             if (following + 1) * self._block_size <= len(live.known):
                 parent = self._pool.serial(found[-1]) if found else parent

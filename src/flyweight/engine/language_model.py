@@ -11,7 +11,7 @@ import numpy as np
 
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
-from flyweight.engine.engine import Engine
+from flyweight.engine.engine import Engine, Trace
 from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
 from flyweight.engine.options import EngineOptions, has_moving_rope
 from flyweight.engine.proposer import Proposer
@@ -82,9 +82,11 @@ class LanguageModel:
         it or them; whoever adds requests to it reads all its events."""
         return self._reader.engine if self._reader is not None else self.open_engine()
 
-    def open_engine(self, options: EngineOptions | None = None, *, proposer: Proposer | None = None) -> Engine:
+    def open_engine(
+        self, options: EngineOptions | None = None, *, proposer: Proposer | None = None, trace: Trace | None = None
+    ) -> Engine:
         """Make the engine anew, with other options or another proposer of drafts than the one that was loaded; cached
-        prefixes are forgotten.
+        prefixes are forgotten. ``trace`` is told every step's plan.
 
         Raises:
             UsageError: when the present one has requests that have not ended.
@@ -106,6 +108,8 @@ class LanguageModel:
             policy=self._engine_options.policy,
             proposer=proposer,
             acceptance=accept_by_ratio,
+            trace=trace,
+            forward_in_parts=self.forward_in_parts,
         )
         self._reader = Reader(engine)
         return engine
@@ -124,6 +128,11 @@ class LanguageModel:
             )
         return self._tokenizer
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether it takes conversations."""
+        return self._tokenizer is not None and self._tokenizer.has_chat_template
+
     def open_planner(self) -> SequencePlanner:
         """A planner of the whole cache, for who runs the model with ``forward`` and leaves its engine alone."""
         return SequencePlanner(FreeBlocks(self._num_blocks), block_size=self._block_size)
@@ -140,6 +149,13 @@ class LanguageModel:
             return self._runner.forward(batch)
         self._runner.hidden(batch)
         return np.zeros((0, self.spec.vocab_size), np.float32)
+
+    def forward_in_parts(self, batch: Batch) -> Iterator[Array]:
+        """The same rows one part after another, at most 64 MiB of logits at once."""
+        hidden = self._runner.hidden(batch)
+        rows = max(1, LOGIT_BYTES // (4 * self.spec.vocab_size))
+        for first in range(0, len(batch.output_rows), rows):
+            yield self._runner.logits(hidden[first : first + rows])
 
     def score(
         self, sequences: Sequence[Sequence[int]], *, chunk_tokens: int = SCORE_TOKENS

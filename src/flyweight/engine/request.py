@@ -30,6 +30,8 @@ class Request:
         prefix_caching: whether blocks of earlier requests are used, and its own kept for later ones.
         salt: only requests with the same salt share cached blocks.
         constraint: makes the state that says which tokens may follow, one for each answer; None where all may.
+        prompt_logprobs: report the log probability of every prompt token behind the first, and of so many of the most
+            likely in its place; None not. The whole prompt is computed then, whatever the prefix cache holds.
     """
 
     token_ids: tuple[int, ...]
@@ -39,6 +41,7 @@ class Request:
     prefix_caching: bool = True
     salt: str = ""
     constraint: ConstraintFactory | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +76,13 @@ class RequestRecord:
 class Event:
     """News of one request: new tokens, in order, with their log probabilities where the options ask for them. The last
     event says why it ended; ``error`` comes with the reason ``error``. ``is_complete`` goes with the reason ``stop``
-    where a constraint was fulfilled: the last token is then part of the answer, and not one that ends it."""
+    where a constraint was fulfilled: the last token is then part of the answer, and not one that ends it. The first has
+    ``prompt_log_probabilities`` where the request wants them; of several samples, those of the first sample."""
 
     id: int
     token_ids: tuple[int, ...]
     log_probabilities: tuple[TokenLogProbability, ...] = ()
+    prompt_log_probabilities: tuple[TokenLogProbability, ...] = ()
     reason: FinishReason | None = None
     record: RequestRecord | None = None
     error: FlyweightError | None = None
@@ -111,6 +116,8 @@ class LiveRequest:
     preemptions: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    num_scored: int = 0  # tokens of the prompt whose log probabilities are wanted
+    prompt_scores: list[TokenLogProbability] = field(default_factory=list)
     _contents: list[bytes] = field(default_factory=list)
 
     @property
@@ -125,6 +132,11 @@ class LiveRequest:
     def is_decoding(self) -> bool:
         """Whether only its newest token is missing from the cache."""
         return len(self.known) - self.computed == 1
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether log probabilities of its prompt are still to be computed."""
+        return len(self.prompt_scores) < self.num_scored
 
     def content(self, index: int, block_size: int) -> bytes:
         """The tokens of its ``index``-th block, all known, as the pool compares them."""

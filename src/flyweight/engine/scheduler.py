@@ -11,8 +11,8 @@ clocks: the same state and budget give the same plan, so a recorded state replay
 
 import math
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flyweight.errors import ResourceError, UsageError
@@ -123,6 +123,14 @@ class SchedulerState:
     running: tuple[RequestState, ...]
     waiting: tuple[RequestState, ...]
     free_blocks: int
+
+    def only(self, requests: Collection[int]) -> "SchedulerState":
+        """The same without the other requests; what they hold stays theirs."""
+        return replace(
+            self,
+            running=tuple(one for one in self.running if one.id in requests),
+            waiting=tuple(one for one in self.waiting if one.id in requests),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

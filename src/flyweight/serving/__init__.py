@@ -1,0 +1,1 @@
+"""The server: answers over HTTP from models that this machine runs."""

@@ -1,0 +1,143 @@
+"""/v1/chat/completions: answers in a conversation, whole or as a stream."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from flyweight.serving.answers import AnswerPiece, Answers
+from flyweight.serving.asks import Ask
+from flyweight.serving.http.answers import json_answer
+from flyweight.serving.http.bodies import read_body
+from flyweight.serving.http.operations import Operation
+from flyweight.serving.http.routes.generation import UsageCount, closed_by_done, new_id, now, stop_reason
+from flyweight.serving.http.sse import EventStream, event
+from flyweight.serving.http.state import owner_of, request_id_of, state_of
+from flyweight.serving.http.waiting import unless_left
+from flyweight.serving.protocol.chat import ChatBody
+from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
+from flyweight.serving.service import ModelService
+
+
+async def chat_completions(request: Request) -> ASGIApp:
+    """Answer a conversation."""
+    body, warnings = await read_body(request, ChatBody)
+    state = state_of(request)
+    service = state.service(body.model)
+    body.check_stream_options()
+    ask = Ask(
+        request_id=request_id_of(request),
+        owner=owner_of(request),
+        prompts=(body.conversation(),),
+        options=body.sampling_options(max_tokens=body.length, logprobs=body.listed),
+        max_tokens=body.length,
+        samples=body.n or 1,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt or "",
+        streams=bool(body.stream),
+    )
+    answers = await unless_left(request, service.answer(ask))
+    reply = ChatReply(service, body, answers, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
+    if body.stream:
+        return EventStream(
+            closed_by_done(reply.chunks(), answers),
+            comment_seconds=state.limits.comment_seconds,
+            reader_seconds=state.limits.reader_seconds,
+        )
+    try:
+        return json_answer(await unless_left(request, reply.whole()))
+    finally:
+        answers.abort()
+
+
+class ChatReply:
+    """Writes the answers to one request as OpenAI's API has them. Built by hand: this runs for every token."""
+
+    def __init__(
+        self, service: ModelService, body: ChatBody, answers: Answers, *, hides_cached: bool, warnings: list[str]
+    ) -> None:
+        self._service = service
+        self._body = body
+        self._answers = answers
+        self._usage = UsageCount(answers, hides_cached=hides_cached)
+        self._warnings = warnings
+        self._head: dict[str, Any] = {"id": new_id("chatcmpl"), "created": now(), "model": service.name}
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+        pieces = await self._answers.all()
+        for piece in pieces:
+            self._usage.add(piece)
+        found = {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [self._choice(piece) for piece in pieces],
+            "usage": self._usage.to_dict(),
+        }
+        return {**found, "warnings": self._warnings} if self._warnings else found
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The events of a stream."""
+        options = self._body.stream_options
+        counts_all = options is not None and bool(options.continuous_usage_stats)
+        head: dict[str, Any] = {**self._head, "object": "chat.completion.chunk"}
+        first = {**head, "warnings": self._warnings} if self._warnings else head
+        for index in range(self._answers.count):
+            delta = {"role": "assistant", "content": ""}
+            yield event({**first, "choices": [self._delta(index, delta)]})
+        async for piece in self._answers:
+            self._usage.add(piece)
+            chunk = {**head, "choices": [self._piece(piece)]}
+            if counts_all:
+                chunk["usage"] = self._usage.to_dict()
+            yield event(chunk)
+        if options is not None and options.include_usage:
+            yield event({**head, "choices": [], "usage": self._usage.to_dict()})
+
+    def _choice(self, piece: AnswerPiece) -> dict[str, Any]:
+        completion = piece.completion
+        assert completion is not None
+        choice: dict[str, Any] = {
+            "index": piece.index,
+            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "logprobs": self._log_probabilities(piece),
+            "finish_reason": completion.finish_reason,
+            "stop_reason": stop_reason(completion, self._service.model.stop_ids),
+        }
+        if self._body.return_token_ids:
+            choice["token_ids"] = list(completion.token_ids)
+        return choice
+
+    def _piece(self, piece: AnswerPiece) -> dict[str, Any]:
+        delta = {"content": piece.text} if piece.text else {}
+        choice = self._delta(piece.index, delta)
+        choice["logprobs"] = self._log_probabilities(piece)
+        if piece.completion is not None:
+            choice["finish_reason"] = piece.completion.finish_reason
+            choice["stop_reason"] = stop_reason(piece.completion, self._service.model.stop_ids)
+        if self._body.return_token_ids:
+            choice["token_ids"] = piece.token_ids
+        return choice
+
+    def _delta(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _log_probabilities(self, piece: AnswerPiece) -> dict[str, Any] | None:
+        if not self._body.logprobs:
+            return None
+        return chat_log_probabilities(piece.log_probabilities, self._service.model.token_text)
+
+
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=chat_completions,
+        summary="Answers in a conversation",
+        body=ChatBody.model_json_schema(ref_template="#/components/schemas/{model}"),
+        answer={"type": "object", "required": ["id", "object", "created", "model", "choices", "usage"]},
+        streams=True,
+        statuses=(404, 503),
+    ),
+]

@@ -1,0 +1,73 @@
+"""What the generating routes share: usage, names of answers, and the end of a stream."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from flyweight.engine.generation import Completion
+from flyweight.serving.answers import AnswerPiece, Answers
+from flyweight.serving.api_errors import ApiError
+from flyweight.serving.http.sse import DONE, event
+
+
+def new_id(prefix: str) -> str:
+    """A name for an answer, such as ``chatcmpl-...``."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+class UsageCount:
+    """Counts the tokens of a request as its answers come.
+
+    Args:
+        hides_cached: leave out how many tokens of the prompts were found in the cache.
+    """
+
+    def __init__(self, answers: Answers, *, hides_cached: bool) -> None:
+        self.prompt_tokens = sum(map(len, answers.prompts))
+        self.completion_tokens = 0
+        self._samples = answers.samples
+        self._cached = 0
+        self._hides_cached = hides_cached
+
+    def add(self, piece: AnswerPiece) -> None:
+        """Count what is new."""
+        self.completion_tokens += len(piece.token_ids)
+        if piece.completion is not None and piece.index % self._samples == 0:
+            self._cached += piece.completion.usage.cached_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``usage`` object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": None if self._hides_cached else {"cached_tokens": self._cached},
+        }
+
+
+def stop_reason(completion: Completion, eos: frozenset[int]) -> str | int | None:
+    """What ended an answer beside the end-of-text token: a stop string, or a stop token."""
+    if completion.stop_string is not None:
+        return completion.stop_string
+    if completion.finish_reason == "stop" and completion.token_ids and completion.token_ids[-1] not in eos:
+        return completion.token_ids[-1]
+    return None
+
+
+async def closed_by_done(events: AsyncGenerator[bytes, None], answers: Answers) -> AsyncGenerator[bytes, None]:
+    """Ends a stream with [DONE], or with an error where an answer failed; what is open is given up in every case."""
+    try:
+        async for piece in events:
+            yield piece
+    except ApiError as error:
+        yield event(error.body())
+    finally:
+        answers.abort()
+        await events.aclose()
+    yield DONE

@@ -1,0 +1,72 @@
+"""Every option of the server. Flags, ``--config`` and environment variables derive from these fields."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flyweight.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeOptions:
+    """How a server listens, whom it lets in, and how it ends.
+
+    Raises:
+        UsageError: when a value is outside its range.
+    """
+
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 for all of this machine."""
+
+    port: int = 8000
+    """The port to listen on; 0 takes a free one."""
+
+    api_key: tuple[str, ...] = ()
+    """A key that clients must send as ``Authorization: Bearer KEY`` (or x-api-key), or NAME=KEY, or
+    NAME=sha256:DIGEST; may be given several times. Without one everybody who reaches the port is served."""
+
+    api_key_file: Path | None = None
+    """A file with one such key on each line; blank lines and lines that begin with # do not count."""
+
+    allowed_host: tuple[str, ...] = ()
+    """A name that clients may call the server by (the Host header); may be given several times. By default addresses,
+    localhost and this machine's name without API keys, and any name with them."""
+
+    lenient: bool = False
+    """Answer requests with unknown parameters, and list these under ``warnings``, instead of refusing them."""
+
+    drain_seconds: float = 30.0
+    """Seconds that open answers get to end after SIGTERM."""
+
+    log_format: Literal["line", "json"] = "line"
+    """How the log is written."""
+
+    hide_cached_tokens: bool = False
+    """Do not tell clients how many of a prompt's tokens were found in the cache."""
+
+    tls_certificate: Path | None = None
+    """A PEM file with the server's certificate chain; with it the server speaks HTTPS."""
+
+    tls_key: Path | None = None
+    """A PEM file with the certificate's private key, where that is not in the same file."""
+
+    tls_key_password: str | None = None
+    """The password of the private key."""
+
+    tls_client_ca: Path | None = None
+    """A PEM file with the authorities whose clients are let in; others are refused."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port={self.port} is out of range; choose 1 to 65535, or 0 for a free one")
+        if not 0 <= self.drain_seconds <= 86400:
+            raise UsageError(f"drain_seconds={self.drain_seconds} is out of range; choose 0 to 86400")
+        if self.log_format not in ("line", "json"):
+            raise UsageError(f"log_format={self.log_format!r} is unknown; choose line or json")
+        if self.tls_certificate is None and not (
+            self.tls_key is None and self.tls_client_ca is None and self.tls_key_password is None
+        ):
+            raise UsageError("options of TLS need tls_certificate, the server's own certificate")
+        for path in (self.api_key_file, self.tls_certificate, self.tls_key, self.tls_client_ca):
+            if path is not None and not path.is_file():
+                raise UsageError(f"the file {path} does not exist")
