@@ -26,6 +26,7 @@ from flyweight.serving.limits import ServerLimits
 from flyweight.serving.model_card import ModelCard, read_card
 from flyweight.serving.observation import Finished, Observer, Observers, Outcome, Rejected, Submitted
 from flyweight.serving.prompts import Prepared, encode, prepare, refusal
+from flyweight.tokenizer import REPLACEMENT
 
 T = TypeVar("T")
 
@@ -126,6 +127,17 @@ class ModelService:
             ApiError: 400 where it cannot be read.
         """
         return await self.compute(partial(encode, self.model, prompt))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Ids as text, special tokens included."""
+        return self.model.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def token_label(self, token: int) -> str:
+        """A token's text, or its spelling in the vocabulary where it is only part of a character."""
+        text = self.model.token_text(token)
+        if REPLACEMENT not in text:
+            return text
+        return self.model.tokenizer.token(token) or text
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Run something that takes long, but does not use the engine, off the event loop."""

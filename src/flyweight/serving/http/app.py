@@ -7,15 +7,16 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flyweight.serving.api_errors import ApiError, internal_error
-from flyweight.serving.http.answers import error_answer
+from flyweight.serving.http.answers import error_answer, json_answer
 from flyweight.serving.http.hosts import host_rule
-from flyweight.serving.http.middleware import Gate
+from flyweight.serving.http.middleware import OPEN_PATHS, Gate
+from flyweight.serving.http.openapi import openapi_document
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes import chat, health, models
+from flyweight.serving.http.routes import chat, completions, health, models, tokens
 from flyweight.serving.http.state import ServerState, request_id_of
 from flyweight.serving.keys import read_keys
 
@@ -24,7 +25,13 @@ log = logging.getLogger("flyweight")
 
 def operations() -> list[Operation]:
     """Everything that the server answers."""
-    return [*health.OPERATIONS, *models.OPERATIONS, *chat.OPERATIONS]
+    return [
+        *health.OPERATIONS,
+        *models.OPERATIONS,
+        *chat.OPERATIONS,
+        *completions.OPERATIONS,
+        *tokens.OPERATIONS,
+    ]
 
 
 def make_app(state: ServerState, extra: Sequence[Operation] = ()) -> ASGIApp:
@@ -35,12 +42,11 @@ def make_app(state: ServerState, extra: Sequence[Operation] = ()) -> ASGIApp:
     """
     listed = [*operations(), *extra]
     app = Starlette(
-        routes=[Route(one.path, _endpoint(one), methods=[one.method]) for one in listed],
+        routes=_routes(listed),
         exception_handlers={HTTPException: _told_http},
     )
     app.router.redirect_slashes = False
     app.state.server = state
-    app.state.operations = listed
     keys = read_keys(state.options)
     return Gate(
         app,
@@ -50,8 +56,25 @@ def make_app(state: ServerState, extra: Sequence[Operation] = ()) -> ASGIApp:
     )
 
 
-def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _routes(listed: Sequence[Operation]) -> list[Route]:
+    """The routes. Those of one path stand together, so that a wrong method is told from a wrong path."""
+    document = openapi_document(listed, open_paths=frozenset(path.decode() for path in OPEN_PATHS))
+
+    async def openapi(_request: Request) -> Response:
+        """The document of the API."""
+        return json_answer(document)
+
+    by_path: dict[str, list[Operation]] = {}
+    for one in [*listed, Operation(method="GET", path="/openapi.json", handler=openapi, summary="This document")]:
+        by_path.setdefault(one.path, []).append(one)
+    return [Route(path, _endpoint(found), methods=[one.method for one in found]) for path, found in by_path.items()]
+
+
+def _endpoint(operations_of_path: Sequence[Operation]) -> Callable[[Request], Awaitable[Response]]:
+    of_method: dict[str, Operation] = {one.method: one for one in operations_of_path}
+
     async def answer(request: Request) -> Response:
+        operation = of_method["GET" if request.method == "HEAD" else request.method]
         try:
             return _Sent(await operation.handler(request))
         except ApiError as error:
@@ -86,6 +109,3 @@ async def _told_http(_request: Request, error: Exception) -> Response:
             error.status_code, messages.get(error.status_code, str(error.detail)), headers=dict(error.headers or {})
         )
     )
-
-
-__all__ = ["Router", "make_app", "operations"]

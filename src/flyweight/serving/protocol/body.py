@@ -45,16 +45,19 @@ def parse_body(kind: type[B], given: object, *, lenient: bool) -> tuple[B, list[
 
 
 def _refusal(kind: type[Body], given: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> ApiError:
-    """One error for all faults; the first gives its field, those that are the client's slips go first."""
+    """One error for all faults; the first gives its field.
+
+    Unknown names go first. Where a field may be of several types there is a fault for each: those that say more than
+    that the type is another one are told.
+    """
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
-    params = [_param(given, fault) for fault in (unknown or faults)]
-    sentences = dict.fromkeys(
-        _sentence(kind, param, fault) for param, fault in zip(params, unknown or faults, strict=True)
-    )
+    of_values = [fault for fault in faults if not fault["type"].endswith("_type")]
+    told = [(_param(given, fault), fault) for fault in unknown or of_values or faults]
+    sentences = dict.fromkeys(_sentence(kind, param, fault) for param, fault in told)
     return ApiError(
         400,
         "; ".join(list(sentences)[:MOST_NAMED]),
-        param=params[0],
+        param=told[0][0],
         code="unknown_parameter" if unknown else "invalid_value",
     )
 

@@ -1,6 +1,7 @@
 """/v1/chat/completions: its body."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from flyweight.serving.protocol.sampling import LARGEST_TOKEN, LONGEST_NAME, Gen
 MOST_MESSAGES = 4096
 MOST_PARTS = 256
 MOST_CALLS = 128
+SET_BY_SERVER = ("messages", "tools", "add_generation_prompt", "chat_template", "documents")
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -142,23 +144,45 @@ class ChatBody(GenerationBody):
             ApiError: 400 for variables that the server sets itself, or contradicting wishes for the end.
         """
         variables = dict(self.chat_template_kwargs or {})
-        for name in ("messages", "tools", "add_generation_prompt", "chat_template", "documents"):
-            if name in variables:
-                raise ApiError(400, f"chat_template_kwargs may not hold {name!r}", param="chat_template_kwargs")
         if self.reasoning_effort is not None:
             variables["reasoning_effort"] = self.reasoning_effort
-        continues = bool(self.continue_final_message)
-        begins = not continues if self.add_generation_prompt is None else self.add_generation_prompt
-        if continues and begins:
-            raise ApiError(
-                400,
-                "continue_final_message and add_generation_prompt exclude each other; give one of them",
-                param="continue_final_message",
-            )
-        return Conversation(
-            messages=[message.to_template() for message in self.messages],
-            tools=tools,
+        return conversation_of(
+            self.messages,
             variables=variables,
-            add_generation_prompt=begins,
-            continue_final_message=continues,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            tools=tools,
         )
+
+
+def conversation_of(
+    messages: Sequence[Message],
+    *,
+    variables: Mapping[str, Any] | None,
+    add_generation_prompt: bool | None,
+    continue_final_message: bool | None,
+    tools: list[dict[str, Any]] | None,
+) -> Conversation:
+    """Messages as they go through the template; it ends where an answer begins unless it is told otherwise.
+
+    Raises:
+        ApiError: 400 for variables that the server sets itself, or contradicting wishes for the end.
+    """
+    for name in SET_BY_SERVER:
+        if name in (variables or {}):
+            raise ApiError(400, f"chat_template_kwargs may not hold {name!r}", param="chat_template_kwargs")
+    continues = bool(continue_final_message)
+    begins = not continues if add_generation_prompt is None else add_generation_prompt
+    if continues and begins:
+        raise ApiError(
+            400,
+            "continue_final_message and add_generation_prompt exclude each other; give one of them",
+            param="continue_final_message",
+        )
+    return Conversation(
+        messages=[message.to_template() for message in messages],
+        tools=tools,
+        variables=dict(variables or {}),
+        add_generation_prompt=begins,
+        continue_final_message=continues,
+    )

@@ -17,6 +17,7 @@ from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import ChatBody
 from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
+from flyweight.serving.protocol.schemas import CHAT_COMPLETION, schema_of
 from flyweight.serving.service import ModelService
 
 
@@ -126,7 +127,7 @@ class ChatReply:
     def _log_probabilities(self, piece: AnswerPiece) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
-        return chat_log_probabilities(piece.log_probabilities, self._service.model.token_text)
+        return chat_log_probabilities(piece.log_probabilities, self._service.token_label)
 
 
 OPERATIONS = [
@@ -135,8 +136,8 @@ OPERATIONS = [
         path="/v1/chat/completions",
         handler=chat_completions,
         summary="Answers in a conversation",
-        body=ChatBody.model_json_schema(ref_template="#/components/schemas/{model}"),
-        answer={"type": "object", "required": ["id", "object", "created", "model", "choices", "usage"]},
+        body=schema_of(ChatBody),
+        answer=CHAT_COMPLETION,
         streams=True,
         statuses=(404, 503),
     ),
