@@ -124,6 +124,10 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         return self._core.token_to_id(token)
 
+    def to_json(self) -> str:
+        """The tokenizer as the text of a ``tokenizer.json``, with all special tokens marked."""
+        return self._core.to_str()
+
     def detokenizer(self, context: Sequence[int] = ()) -> "Detokenizer":
         """An incremental decoder of what follows the ids in ``context``."""
         return Detokenizer(self, byte_ids=self._byte_ids, special_ids=self._special_ids, context=context)

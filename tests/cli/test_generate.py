@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flyweight import demo_model
 from flyweight.cli import main
 from tests.support.checkpoints import tiny_llama_config, write_tiny_llama, write_word_tokenizer
 
@@ -81,6 +82,18 @@ def test_samples_are_printed_one_by_one(folder: Path, capsys: pytest.CaptureFixt
     assert printed == "".join(f"[{number} of 3]\n{one['text'].strip()}\n\n" for number, one in enumerate(described, 1))
 
 
+def test_constraints_bind_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"const": 7}, "minItems": 2, "maxItems": 2}')
+    (tmp_path / "grammar.lark").write_text('start: "ab" | "cd"')
+    model = str(demo_model.model_path())
+    assert json.loads(answer_of(capsys, model, "x", "--json-schema", str(tmp_path / "schema.json"))["text"]) == [7, 7]
+    assert answer_of(capsys, model, "x", "--grammar", str(tmp_path / "grammar.lark"))["text"] in ("ab", "cd")
+    assert answer_of(capsys, model, "x", "--choice", "yes", "--choice", "no")["text"] in ("yes", "no")
+    assert answer_of(capsys, model, "x", "--regex", "-[0-9]{2}")["text"][1:].isdigit()
+    assert main(["generate", model, "x", "--regex", "("]) == 2
+    assert "--regex cannot be used as a constraint: " in capsys.readouterr().err
+
+
 def test_chat_goes_through_the_template(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     templated = answer_of(capsys, str(folder), "w9", "--chat", "--system", "w8")
     assert templated["text"] == answer_of(capsys, str(folder), "system w8 user w9")["text"]
@@ -104,6 +117,8 @@ def test_stats_say_what_runs_and_how_fast(folder: Path, capsys: pytest.CaptureFi
         (["w3", "--prompt-file", "x"], "give the prompt either as an argument"),
         (["--prompt-file", "/nonexistent/x"], "--prompt-file /nonexistent/x does not exist"),
         (["w3", "--system", "w4"], "--system needs --chat"),
+        (["w3", "--regex", "a", "--choice", "b"], "--regex and --choice both say what the answer must look like"),
+        (["w3", "--json-schema", "/nonexistent/x"], "--json-schema /nonexistent/x cannot be read: No such file"),
         (["w3", "--temperature", "9"], "temperature=9.0 is out of range; choose 0 to 2"),
         (["w3", "--top-p", "0"], "top_p=0.0 is out of range; choose above 0 to 1"),
         (["w3", "--max-tokens", "none"], "max-tokens"),

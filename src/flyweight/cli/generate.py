@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.engine.generation import Completion
+from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.kv_self_test import DEFAULT_MOST_KL
 from flyweight.engine.language_model import LanguageModel, Message, encode_prompt
 from flyweight.engine.load import KVChoice, load
@@ -43,6 +44,10 @@ def generate(
     batch_invariant: Annotated[bool, Parameter(negative="")] = False,
     weights: Annotated[WeightOptions | None, Parameter(name="*")] = None,
     speculate: str = "off",
+    json_schema: Path | None = None,
+    regex: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    choice: Annotated[list[str] | None, Parameter(negative="", allow_leading_hyphen=True)] = None,
+    grammar: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     stats: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -60,6 +65,8 @@ def generate(
         flyweight generate ./model --prompt-file prompt.txt --stop "." --json
 
         flyweight generate ./model "A name for a cat:" --samples 5 --temperature 1 --max-tokens 8
+
+        flyweight generate ./model "Is snow white?" --chat --choice yes --choice no
 
     Parameters
     ----------
@@ -91,6 +98,14 @@ def generate(
     speculate
         Guess tokens ahead, which changes the speed and not the answer: off; prompt-lookup, from the text so far; or
         draft:PATH, by a smaller model of the same vocabulary.
+    json_schema
+        A file with a JSON schema, which the answer keeps to.
+    regex
+        A regular expression that matches the answer as a whole.
+    choice
+        One of the texts that the answer may be; give it once for each.
+    grammar
+        A file with a grammar in Lark's notation, which the answer keeps to.
     json
         Print one JSON object with text, token ids, finish reason, usage and timings, when the answer is complete.
     stats
@@ -101,6 +116,7 @@ def generate(
         raise UsageError(f"--samples {samples} is not allowed; choose 1 or more")
     if system is not None and not chat:
         raise UsageError("--system needs --chat: without the chat template there is no system message")
+    constraint = read_constraint(json_schema, regex, choice, grammar)
     checkpoint = Checkpoint.open(model)
     # All of this is checked before the weights are read.
     context_length = read_spec(checkpoint.config).max_positions
@@ -121,9 +137,9 @@ def generate(
     if stats:
         print("\n".join(loaded.description), file=sys.stderr)
     if samples == 1:
-        completions = [stream_to_terminal(loaded, ids, options, is_shown=not json)]
+        completions = [stream_to_terminal(loaded, ids, options, constraint, is_shown=not json)]
     else:
-        completions = loaded.generate([ids], options, samples=samples)
+        completions = loaded.generate([ids], options, constraint=constraint, samples=samples)
     for number, completion in enumerate(completions, 1):
         if json:
             print(json_format.dumps({"model": model, **describe(completion)}, ensure_ascii=False))
@@ -135,11 +151,16 @@ def generate(
 
 
 def stream_to_terminal(
-    model: LanguageModel, ids: Sequence[int], options: SamplingOptions | None, *, is_shown: bool
+    model: LanguageModel,
+    ids: Sequence[int],
+    options: SamplingOptions | None,
+    constraint: ConstraintSpec | None = None,
+    *,
+    is_shown: bool,
 ) -> Completion:
     """Make one answer and show it as it comes."""
     completion: Completion | None = None
-    for piece in model.stream(ids, options):
+    for piece in model.stream(ids, options, constraint=constraint):
         if is_shown:
             show(piece.text)
         completion = piece.completion
@@ -166,6 +187,40 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     except UnicodeDecodeError as error:
         source = "standard input" if prompt_file is None else f"--prompt-file {prompt_file}"
         raise UsageError(f"{source} is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+def read_constraint(
+    json_schema: Path | None, regex: str | None, choice: list[str] | None, grammar: Path | None
+) -> ConstraintSpec | None:
+    """What the answer must look like, if anything was said.
+
+    Raises:
+        UsageError: when it was said in two ways, or a file cannot be read.
+    """
+    given = {"--json-schema": json_schema, "--regex": regex, "--choice": choice, "--grammar": grammar}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} both say what the answer must look like; give one of them")
+    if json_schema is not None:
+        return ConstraintSpec.json_schema(
+            _read_text("--json-schema", json_schema), origin=f"--json-schema {json_schema}"
+        )
+    if regex is not None:
+        return ConstraintSpec.regex(regex, origin="--regex")
+    if choice is not None:
+        return ConstraintSpec.choice(choice, origin="--choice")
+    if grammar is not None:
+        return ConstraintSpec.lark(_read_text("--grammar", grammar), origin=f"--grammar {grammar}")
+    return None
+
+
+def _read_text(option: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{option} {path} is not UTF-8 (byte {error.start}); convert it first") from error
 
 
 def conversation(text: str, system: str | None) -> list[Message]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flyweight.engine.generation import Completion
+from flyweight.engine.grammar.spec import ConstraintSpec, constraint_of
 from flyweight.engine.sampling_options import SamplingOptions
 from flyweight.errors import UsageError, nearest
 
@@ -39,8 +40,18 @@ SHARED_FIELDS = (
     "n",
     "user",
     "metadata",
+    "structured_outputs",
 )
-CHAT_FIELDS = (*SHARED_FIELDS, "messages", "max_completion_tokens", "logprobs", "top_logprobs", "stream", "store")
+CHAT_FIELDS = (
+    *SHARED_FIELDS,
+    "messages",
+    "max_completion_tokens",
+    "logprobs",
+    "top_logprobs",
+    "stream",
+    "store",
+    "response_format",
+)
 COMPLETION_FIELDS = (*SHARED_FIELDS, "prompt", "logprobs", "stream", "echo", "suffix", "best_of")
 OFF_ONLY: Mapping[str, tuple[object, ...]] = {
     "stream": (False,),
@@ -70,6 +81,7 @@ class BatchRequest:
     Attributes:
         prompts: texts, lists of ids or conversations; several only for ``/v1/completions``.
         options: for every prompt, ``num_answers`` times.
+        constraint: what every answer must look like.
         model: the name in the body, which is repeated in the answer and otherwise not used.
     """
 
@@ -79,6 +91,7 @@ class BatchRequest:
     prompts: tuple[Any, ...]
     options: SamplingOptions
     num_answers: int
+    constraint: ConstraintSpec | None = None
 
 
 def parse_line(text: str, *, max_tokens: int) -> BatchRequest:
@@ -129,6 +142,7 @@ def _request(line: Mapping[str, Any], custom_id: str, max_tokens: int) -> BatchR
         prompts=prompts,
         options=options,
         num_answers=num_answers,
+        constraint=constraint_of(body.get("response_format"), body.get("structured_outputs")),
     )
 
 

@@ -5,14 +5,17 @@ are stored or which backend computes.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.engine.constraint import ConstraintFactory
 from flyweight.engine.engine import Engine, Trace
 from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
+from flyweight.engine.grammar.limits import GrammarLimits
+from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.options import EngineOptions, has_moving_rope
 from flyweight.engine.proposer import Proposer
 from flyweight.engine.request import Request, check_room
@@ -29,8 +32,12 @@ from flyweight.runtime.runner import Runner
 from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner
 from flyweight.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from flyweight.engine.grammar.compiler import GrammarCompiler
+
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
+Constraint = ConstraintSpec | ConstraintFactory
 
 SCORE_TOKENS = 512
 LOGIT_BYTES = 64 << 20
@@ -75,6 +82,7 @@ class LanguageModel:
         self._engine_options = engine_options
         self._make_proposer = make_proposer
         self._reader: Reader | None = None
+        self._grammars: GrammarCompiler | None = None
 
     @property
     def engine(self) -> Engine:
@@ -132,6 +140,24 @@ class LanguageModel:
     def has_chat_template(self) -> bool:
         """Whether it takes conversations."""
         return self._tokenizer is not None and self._tokenizer.has_chat_template
+
+    @property
+    def grammars(self) -> "GrammarCompiler":
+        """What compiles constraints on this model's answers, made with the default limits when it is first wanted."""
+        return self._grammars if self._grammars is not None else self.open_grammars()
+
+    def open_grammars(self, limits: GrammarLimits | None = None) -> "GrammarCompiler":
+        """Make the compiler of constraints anew, with other limits; what it has cached is forgotten.
+
+        Raises:
+            CheckpointError: when the checkpoint has no tokenizer.
+        """
+        from flyweight.engine.grammar.compiler import GrammarCompiler  # takes a tenth of a second, and few need it
+
+        self._grammars = GrammarCompiler(
+            self.tokenizer, vocab_size=self.spec.vocab_size, stop_ids=self.stop_ids, limits=limits
+        )
+        return self._grammars
 
     def open_planner(self) -> SequencePlanner:
         """A planner of the whole cache, for who runs the model with ``forward`` and leaves its engine alone."""
@@ -230,7 +256,12 @@ class LanguageModel:
         return ids
 
     def stream(
-        self, prompt: Prompt, options: SamplingOptions | None = None, *, salt: str = ""
+        self,
+        prompt: Prompt,
+        options: SamplingOptions | None = None,
+        *,
+        constraint: Constraint | None = None,
+        salt: str = "",
     ) -> Generator[TextPiece, None, None]:
         """Answer one prompt; the pieces of text as they come, the last with the whole completion.
 
@@ -238,12 +269,13 @@ class LanguageModel:
         answers are made side by side.
 
         Fields of ``options`` left None are taken from ``default_options``. Keys and values of a beginning that an
-        earlier prompt or answer of the same ``salt`` had are used again.
+        earlier prompt or answer of the same ``salt`` had are used again. ``constraint`` is as in ``ask``.
 
         Raises:
-            UsageError: when the prompt leaves no room in the context, before anything is computed.
+            UsageError: when the prompt leaves no room in the context, or the constraint cannot be kept, before anything
+                is computed.
         """
-        asked = self.ask(prompt, options, salt=salt)
+        asked = self.ask(prompt, options, constraint=constraint, salt=salt)
         return (piece for _, piece in self._read([asked], None))
 
     def generate(
@@ -251,6 +283,7 @@ class LanguageModel:
         prompts: Sequence[Prompt],
         options: SamplingOptions | Sequence[SamplingOptions] | None = None,
         *,
+        constraint: Constraint | None = None,
         samples: int = 1,
         batch_size: int | None = None,
         salt: str = "",
@@ -260,6 +293,7 @@ class LanguageModel:
 
         Args:
             options: for all prompts, or one for each.
+            constraint: on every answer, as in ``ask``.
             samples: answers to each prompt, side by side in the result; they share the blocks of their prompt. With
                 a seed each draws from a random stream of its own.
             batch_size: answers at once at most; default: what the engine's options say.
@@ -275,7 +309,10 @@ class LanguageModel:
         each = [options] * len(prompts) if options is None or isinstance(options, SamplingOptions) else list(options)
         if len(each) != len(prompts):
             raise UsageError(f"{len(each)} options were given for {len(prompts)} prompts; give one, or one for each")
-        asked = [self.ask(prompt, one, samples=samples, salt=salt) for prompt, one in zip(prompts, each, strict=True)]
+        asked = [
+            self.ask(prompt, one, constraint=constraint, samples=samples, salt=salt)
+            for prompt, one in zip(prompts, each, strict=True)
+        ]
         budget = None
         if batch_size is not None:
             budget = StepBudget(tokens=self.engine.budget.tokens, sequences=batch_size)
@@ -295,11 +332,24 @@ class LanguageModel:
         assert self._reader is not None
         return self._reader.run(asked, budget)
 
-    def ask(self, prompt: Prompt, options: SamplingOptions | None = None, *, samples: int = 1, salt: str = "") -> Asked:
+    def ask(
+        self,
+        prompt: Prompt,
+        options: SamplingOptions | None = None,
+        *,
+        constraint: Constraint | None = None,
+        samples: int = 1,
+        salt: str = "",
+    ) -> Asked:
         """What the engine is asked for an answer to a prompt, for those who add requests to it themselves.
 
+        Args:
+            constraint: what the answer must look like, compiled here when it is a ``ConstraintSpec``; else what
+                ``grammars.compile`` has made of one.
+
         Raises:
-            UsageError: when the prompt leaves no room in the context, or an option names a token that is not there.
+            UsageError: when the prompt leaves no room in the context, an option names a token that is not there, or the
+                constraint cannot be kept.
         """
         if samples < 1:
             raise UsageError(f"samples={samples} is not allowed; choose 1 or more")
@@ -313,6 +363,7 @@ class LanguageModel:
             stop_ids=self.stop_ids,
             prefix_caching=self._engine_options.prefix_caching,
             salt=salt,
+            constraint=self.grammars.compile(constraint) if isinstance(constraint, ConstraintSpec) else constraint,
         )
         tokenizer = self._tokenizer
         answers = [

@@ -231,7 +231,8 @@ class _Run:
     def _put(self, number: int, request: BatchRequest) -> None:
         try:
             asked = [
-                self._model.ask(prompt, request.options, samples=request.num_answers) for prompt in request.prompts
+                self._model.ask(prompt, request.options, constraint=request.constraint, samples=request.num_answers)
+                for prompt in request.prompts
             ]
             line = _OpenLine(number=number, request=request, answers=[])
             for one in asked:
