@@ -14,7 +14,7 @@ AT = 1_800_000_000.123456
 
 def test_a_text_line():
     fields = {"event": "finished", "id": "chatcmpl-1", "seconds": 0.123456789, "tokens": 7, "param": None}
-    assert format_line(fields, "text", at=AT) == (
+    assert format_line(fields, "line", at=AT) == (
         "2027-01-15T08:00:00.123Z event=finished id=chatcmpl-1 seconds=0.123457 tokens=7"
     )
 
@@ -39,7 +39,7 @@ def test_a_json_line():
         "\0",
     ],
 )
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", ["line", "json"])
 def test_nothing_leaves_its_line_or_field(attack, form):
     text = format_line({"id": attack, "event": "finished"}, form, at=AT)
     text.encode("utf-8")
@@ -58,8 +58,8 @@ def test_long_values_are_cut():
 
 @given(st.text(alphabet=st.characters(codec=None, exclude_categories=())))
 def test_any_text_becomes_one_printable_line(text):
-    for form in ("text", "json"):
+    for form in ("line", "json"):
         line = format_line({"value": text, "after": 1}, form, at=AT)
         assert len(line.splitlines()) == 1
         line.encode("utf-8")
-    assert len(shlex.split(format_line({"value": text, "after": 1}, "text", at=AT))) == 3
+    assert len(shlex.split(format_line({"value": text, "after": 1}, "line", at=AT))) == 3

@@ -110,7 +110,7 @@ def load(
         )
     stored = Weights.open(checkpoint, spec)
     options = weights if weights is not None else WeightOptions()
-    kv_type = _kv_dtype(kv_dtype, base_compute(spec, stored, compute))
+    kv_type = chosen_kv_dtype(kv_dtype, base_compute(spec, stored, compute))
     if backend == "torch" and options != WeightOptions():
         raise UsageError("options of the weights are for backend='native'; leave them out with backend='torch'")
     generation_config = _generation_config(checkpoint.folder)
@@ -210,7 +210,8 @@ def _check_same_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> None:
         )
 
 
-def _kv_dtype(chosen: KVChoice, base: Literal["float32", "bfloat16"]) -> KVDtype:
+def chosen_kv_dtype(chosen: KVChoice, base: Literal["float32", "bfloat16"]) -> KVDtype:
+    """How keys and values are stored for a model whose layers compute in ``base``."""
     if chosen != "auto":
         return chosen
     return "float32" if base == "float32" else "bfloat16"
