@@ -4,7 +4,6 @@ Every option can also stand in the file named with --config, and in the environm
 over the environment, and that over the file.
 """
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +13,15 @@ from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict, Env
 
 from flyweight.demo_model import model_path
-from flyweight.engine.language_model import LanguageModel
-from flyweight.engine.load import KVChoice, load
+from flyweight.engine.load import KVChoice
 from flyweight.engine.options import EngineOptions
 from flyweight.engine.preparing import WeightOptions
 from flyweight.errors import UsageError
 from flyweight.progress import Bar, Silent
 from flyweight.runtime.prepared import ModelCompute
 from flyweight.serving.limits import ServerLimits
+from flyweight.serving.logs import logging_to
+from flyweight.serving.model_loader import ModelLoader
 from flyweight.serving.options import ServeOptions
 from flyweight.serving.start import run_server
 
@@ -99,22 +99,28 @@ def run(
         Guess tokens ahead, which changes the speed and not the answers: off; prompt-lookup; or draft:PATH.
     """
     options = options if options is not None else ServeOptions()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    named = name_models(models)
-    loaded: dict[str, LanguageModel] = {}
-    for name, path in named.items():
-        loaded[name] = load(
-            path,
-            compute=compute,
-            cache_tokens=cache_tokens,
-            kv_dtype=kv_dtype,
-            batch_invariant=batch_invariant,
-            engine=EngineOptions(max_sequences=max_sequences, step_tokens=step_tokens, prefix_caching=prefix_caching),
-            weights=weights,
-            speculate=speculate,
-            progress=Bar() if sys.stderr.isatty() else Silent(),
+    loader = ModelLoader(
+        compute=compute,
+        kv_dtype=kv_dtype,
+        batch_invariant=batch_invariant,
+        engine=EngineOptions(max_sequences=max_sequences, step_tokens=step_tokens, prefix_caching=prefix_caching),
+        weights=weights if weights is not None else WeightOptions(),
+        speculate=speculate,
+    )
+    with logging_to(sys.stderr.fileno(), options.log_format) as sink:
+        progress = Bar() if sys.stderr.isatty() else Silent()
+        loaded = {
+            name: loader.load(path, cache_tokens=cache_tokens, progress=progress)
+            for name, path in name_models(models).items()
+        }
+        run_server(
+            loaded,
+            options,
+            limits if limits is not None else ServerLimits(),
+            loader=loader,
+            sink=sink,
+            on_listening=_announce,
         )
-    run_server(loaded, options, limits if limits is not None else ServerLimits(), on_listening=_announce)
     return 0
 
 

@@ -16,6 +16,7 @@ from flyweight.engine.engine import Engine, Trace
 from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
 from flyweight.engine.grammar.limits import GrammarLimits
 from flyweight.engine.grammar.spec import ConstraintSpec
+from flyweight.engine.memory import CacheSizes
 from flyweight.engine.options import EngineOptions, has_moving_rope
 from flyweight.engine.proposer import Proposer
 from flyweight.engine.request import Request, check_room
@@ -79,6 +80,7 @@ class LanguageModel:
         self._tokenizer = tokenizer
         self._runner = runner
         self._block_size, self._num_blocks = cache.block_size, cache.num_blocks
+        self._kv_dtype = cache.dtype
         self._engine_options = engine_options
         self._make_proposer = make_proposer
         self._reader: Reader | None = None
@@ -135,6 +137,16 @@ class LanguageModel:
                 "copy the tokenizer files of the model into the folder"
             )
         return self._tokenizer
+
+    @property
+    def cache_sizes(self) -> CacheSizes:
+        """The cache that its engine shares out."""
+        return CacheSizes(
+            block_size=self._block_size,
+            num_blocks=self._num_blocks,
+            kv_dtype=self._kv_dtype,
+            prefix_caching=self._engine_options.prefix_caching,
+        )
 
     @property
     def has_chat_template(self) -> bool:

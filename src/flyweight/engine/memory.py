@@ -34,6 +34,17 @@ class MemoryPlan:
     left_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSizes:
+    """A cache of keys and values as it was made: ``num_blocks`` blocks of ``block_size`` tokens in ``kv_dtype``;
+    ``prefix_caching`` says whether their contents are kept for later requests."""
+
+    block_size: int
+    num_blocks: int
+    kv_dtype: str
+    prefix_caching: bool
+
+
 def plan_memory(
     needs: MemoryNeeds, *, free_bytes: int, used_bytes: int, limit: int | None, cache_tokens: int | None
 ) -> MemoryPlan:

@@ -70,6 +70,11 @@ class Admission:
         return len(self._queue)
 
     @property
+    def queued_by_owner(self) -> dict[str, int]:
+        """Whose prompts wait."""
+        return self._queue.waiting()
+
+    @property
     def running(self) -> int:
         """Answers before the engine."""
         return self._running

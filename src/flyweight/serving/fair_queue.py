@@ -58,6 +58,10 @@ class FairQueue(Generic[T]):
         self._length -= 1
         return heapq.heappop(owner.waiting)[2]
 
+    def waiting(self) -> dict[str, int]:
+        """How many items of each owner wait; owners without any are left out."""
+        return {name: len(one.waiting) for name, one in self._owners.items() if one.waiting}
+
     def serve(self, owner: str, tokens: float) -> None:
         """Count tokens that were computed for an owner."""
         entry = self._owners.get(owner)

@@ -1,7 +1,7 @@
 """Several models behind their names, which may change while the server runs: load, unload, swap.
 
-A model is loaded only when what it will take, told from its headers, fits under the bound beside those that are there. A
-swap loads and warms the new model beside the old one, gives it the name in one assignment, sends those who still hold
+A model is loaded only when what it will take, told from its headers, fits under the bound beside those that are there.
+A swap loads and warms the new model beside the old one, gives it the name in one assignment, sends those who still hold
 the old one on to the new, lets what the old one has begun end, and only then unloads it. One change at a time. It
 belongs to the event loop; loading runs on a thread.
 """
@@ -47,14 +47,14 @@ class Resident:
     service: ModelService
     origin: str
     bytes: int
-    is_leaving: bool = False
 
 
 class ModelHouse:
     """The models of one server.
 
     Args:
-        services: by name, shared with the routes; only the house changes it.
+        services, leaving: by name, and those that have lost theirs and end what they have begun; shared with the
+            routes, changed by the house only.
         loader: loads checkpoints; replaced by tests.
         root: the folder below which checkpoints may be named; None forbids every load at run time.
         memory_bound: bytes that all models may take together; None for what the machine has free.
@@ -64,6 +64,7 @@ class ModelHouse:
     def __init__(
         self,
         services: dict[str, ModelService],
+        leaving: list[ModelService],
         *,
         loader: ModelLoader,
         limits: ServerLimits,
@@ -74,6 +75,7 @@ class ModelHouse:
         free_bytes: Callable[[], int] = lambda: Machine.detect().free_memory_bytes,
     ) -> None:
         self._services = services
+        self._leaving = leaving
         self._loader = loader
         self._limits = limits
         self._pool = pool
@@ -83,32 +85,28 @@ class ModelHouse:
         self._residents: list[Resident] = []
         self.memory_bound = memory_bound if memory_bound is not None else free_bytes()
         self._changing: str | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         watch.memory_of = self._bytes_of
         watch.metrics.set_gauge(metric_names.MEMORY_BOUND, lambda: self.memory_bound)
 
     # At the start and the end
 
-    def adopt(self, name: str, model: LanguageModel, *, origin: str) -> ModelService:
+    def adopt(self, name: str, model: LanguageModel) -> ModelService:
         """Serve a model that is loaded already."""
         sizes = model.cache_sizes
         forecast = self._loader.forecast(
             model.checkpoint.folder, room_bytes=1 << 62, cache_tokens=sizes.num_blocks * sizes.block_size
         )
-        resident = self._make(name, model, origin=origin, num_bytes=forecast.total_bytes)
+        folder = model.checkpoint.folder
+        resident = self._make(name, model, origin=folder.name, num_bytes=forecast.total_bytes)
         self._services[name] = resident.service
         return resident.service
 
-    @property
-    def leaving(self) -> list[ModelService]:
-        """Services that have lost their name and end what they have begun."""
-        return [one.service for one in self._residents if one.is_leaving]
-
     async def close(self) -> None:
         """Wait for nothing more: stop every service, those that were leaving too."""
-        for task in list(self._leaving):
+        for task in self._endings:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*self._endings, return_exceptions=True)
         await asyncio.gather(*(one.service.stop() for one in self._residents))
         self._residents.clear()
 
@@ -123,7 +121,7 @@ class ModelHouse:
                 {
                     "name": one.service.name,
                     "path": one.origin,
-                    "state": "leaving" if one.is_leaving else "serving",
+                    "state": "leaving" if one.service in self._leaving else "serving",
                     "memory_bytes": one.bytes,
                     "running": one.service.metrics.running,
                     "waiting": one.service.metrics.waiting + one.service.queued,
@@ -271,15 +269,16 @@ class ModelHouse:
     def _leave(self, service: ModelService, *, successor: ModelService | None) -> None:
         """Let a service without a name end what it has begun, then unload it."""
         resident = next(one for one in self._residents if one.service is service)
-        resident.is_leaving = True
+        self._leaving.append(service)
         service.retire(successor)
         task = asyncio.ensure_future(self._end(resident))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
     async def _end(self, resident: Resident) -> None:
         await resident.service.drain(self._limits.answer_seconds)
         await resident.service.stop()
+        self._leaving.remove(resident.service)
         self._residents.remove(resident)
         if resident.service.name not in self._services:
             self._watch.forget(resident.service.name)

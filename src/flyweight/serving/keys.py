@@ -65,7 +65,16 @@ def read_keys(options: ServeOptions) -> KeyRing | None:
         given += _lines(options.api_key_file)
         if not given:
             raise UsageError(f"{options.api_key_file} holds no key; write one on each line, or leave the option out")
-    return KeyRing(given) if given else None
+    return KeyRing([*given, *options.admin_key]) if given else None
+
+
+def read_admin_keys(options: ServeOptions) -> KeyRing | None:
+    """The keys of those who may change what is served; None where there are none.
+
+    Raises:
+        UsageError: when one cannot be read.
+    """
+    return KeyRing(options.admin_key) if options.admin_key else None
 
 
 def _lines(path: Path) -> list[str]:

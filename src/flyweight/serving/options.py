@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from flyweight.errors import UsageError
+from flyweight.reporting.units import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,17 @@ class ServeOptions:
     api_key_file: Path | None = None
     """A file with one such key on each line; blank lines and lines that begin with # do not count."""
 
+    admin_key: tuple[str, ...] = ()
+    """A key, in the same forms, with which models may be loaded, unloaded and swapped at run time
+    (/v1/admin/models). It opens everything else too. Without one those paths do not exist."""
+
+    model_root: Path | None = None
+    """The folder below which models may be loaded at run time; without it none may."""
+
+    models_memory: str | None = None
+    """Most memory that all models may take together, such as 8GB; a model that would take more is refused before it is
+    loaded. By default what is free at the start."""
+
     allowed_host: tuple[str, ...] = ()
     """A name that clients may call the server by (the Host header); may be given several times. By default addresses,
     localhost and this machine's name without API keys, and any name with them."""
@@ -40,6 +52,9 @@ class ServeOptions:
 
     log_format: Literal["line", "json"] = "line"
     """How the log is written."""
+
+    request_log: bool = True
+    """Write a line for each answer and each request that is refused or fails, without what it said."""
 
     hide_cached_tokens: bool = False
     """Do not tell clients how many of a prompt's tokens were found in the cache."""
@@ -63,6 +78,10 @@ class ServeOptions:
             raise UsageError(f"drain_seconds={self.drain_seconds} is out of range; choose 0 to 86400")
         if self.log_format not in ("line", "json"):
             raise UsageError(f"log_format={self.log_format!r} is unknown; choose line or json")
+        if self.model_root is not None and not self.model_root.is_dir():
+            raise UsageError(f"model_root={str(self.model_root)!r} is no folder")
+        if self.models_memory is not None:
+            parse_bytes(self.models_memory)
         if self.tls_certificate is None and not (
             self.tls_key is None and self.tls_client_ca is None and self.tls_key_password is None
         ):

@@ -29,11 +29,16 @@ class Pulse:
         self.has_work = has_work
         self.progressed = time.monotonic()
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long work has waited without progress; 0 while there is none."""
+        return max(0.0, time.monotonic() - self.progressed) if self.has_work else 0.0
+
     def illness(self, stall_seconds: float) -> str | None:
         """What is wrong, or None for an engine that makes progress or has nothing to do."""
         if self.fault is not None or self.trouble is not None:
             return self.fault or self.trouble
-        silent = time.monotonic() - self.progressed
-        if self.has_work and silent > stall_seconds:
+        silent = self.silent_seconds
+        if silent > stall_seconds:
             return f"requests wait and no step was made for {silent:.0f} s"
         return None

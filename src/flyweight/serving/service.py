@@ -77,6 +77,7 @@ class ModelService:
         self._open: dict[Job, _Open] = {}
         self._of_ticket: dict[Ticket, _Open] = {}
         self._preparing = 0
+        self._successor: ModelService | None = None
         self._is_draining = False
         self._waiting_in_engine = 0
         self._idle = asyncio.Event()
@@ -96,6 +97,8 @@ class ModelService:
         Raises:
             ApiError: 400 when it cannot be carried out, 429 or 503 when it cannot be taken now; nothing was computed.
         """
+        if self._successor is not None:
+            return await self._successor.answer(ask)
         count = len(ask.prompts) * ask.samples
         if count > self.limits.answers:
             raise ApiError(
@@ -118,6 +121,8 @@ class ModelService:
             )
         finally:
             self._preparing -= 1
+        if self._successor is not None:  # it came while the prompt was made
+            return await self._successor.answer(ask)
         return self._submit(ask, prepared)
 
     async def encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
@@ -174,9 +179,29 @@ class ModelService:
         return self._admission.queued
 
     @property
+    def queued_by_owner(self) -> dict[str, int]:
+        """Whose prompts wait in the queue, by the name of their key."""
+        return self._admission.queued_by_owner
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that a refused request would be told to wait now."""
+        return self._admission.retry_after()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the engine has made no progress although it has work."""
+        return self._worker.pulse.silent_seconds
+
+    @property
     def tokens_per_second(self) -> float:
         """Measured tokens of prompts and answers a second while there is work."""
         return self._admission.rate.tokens_per_second
+
+    def retire(self, successor: "ModelService | None") -> None:
+        """Lose the name: who still asks here is sent on to the successor, if there is one. What was begun goes on until
+        ``drain`` and ``stop``."""
+        self._successor = successor
 
     async def drain(self, seconds: float) -> bool:
         """Take no more, let what is open end, and after so many seconds end it. Whether all ended by themselves."""
@@ -287,14 +312,14 @@ class ModelService:
 
     def _receive(self, delivery: Delivery) -> None:
         now = time.perf_counter()
-        for news in delivery.news:
-            one = self._open.get(news.job)
-            if one is not None:
-                self._read(one, news, now)
         for step in delivery.steps:
             self._waiting_in_engine = step.waiting
             step = replace(step, queued=self._admission.queued)
             self._observe(partial(_tell_step, step))
+        for news in delivery.news:
+            one = self._open.get(news.job)
+            if one is not None:
+                self._read(one, news, now)
         self._release()
 
     def _read(self, one: _Open, news: News, now: float) -> None:

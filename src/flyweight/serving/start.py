@@ -6,13 +6,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from flyweight.engine.language_model import LanguageModel
-from flyweight.serving.http.app import make_app
+from flyweight.reporting.units import parse_bytes
+from flyweight.serving.house import ModelHouse
+from flyweight.serving.http.app import make_app, operations
+from flyweight.serving.http.observed import ObservedHttp
+from flyweight.serving.http.routes.admin import admin_operations
+from flyweight.serving.http.routes.page import page_operations
+from flyweight.serving.http.routes.watching import watching_operations
 from flyweight.serving.http.server import Server, serve
 from flyweight.serving.http.state import ServerState
+from flyweight.serving.keys import read_admin_keys
 from flyweight.serving.limits import ServerLimits
+from flyweight.serving.log_sink import LogSink
+from flyweight.serving.model_loader import ModelLoader
 from flyweight.serving.observation import Observers
 from flyweight.serving.options import ServeOptions
-from flyweight.serving.service import ModelService
+from flyweight.serving.watch import Watch
 
 POOL_THREADS = 2
 
@@ -24,28 +33,59 @@ def run_server(
     options: ServeOptions,
     limits: ServerLimits,
     *,
+    loader: ModelLoader | None = None,
+    sink: LogSink | None = None,
     observers: Observers = (),
     on_listening: Callable[[str, Server], None] = lambda _url, _server: None,
 ) -> None:
     """Serve these models by their names until a signal comes.
 
+    Args:
+        loader: loads further models at run time; should have the options of those that are given.
+        sink: where the request log goes; None for no such log.
+        observers: told of everything, beside those that every server has.
+
     Raises:
-        UsageError: when the address cannot be listened on.
+        UsageError: when the address cannot be listened on, or a key cannot be read.
     """
-    asyncio.run(_run(models, options, limits, observers, on_listening))
+    asyncio.run(_run(models, options, limits, loader or ModelLoader(), sink, observers, on_listening))
 
 
 async def _run(
     models: Mapping[str, LanguageModel],
     options: ServeOptions,
     limits: ServerLimits,
+    loader: ModelLoader,
+    sink: LogSink | None,
     observers: Observers,
     on_listening: Callable[[str, Server], None],
 ) -> None:
     with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="text") as pool:
         state = ServerState(options=options, limits=limits, pool=pool)
-        app = make_app(state)
-        for name, model in models.items():
-            state.services[name] = ModelService(model, name=name, limits=limits, pool=pool, observers=observers)
-            state.services[name].start()
-        await serve(app, state, on_listening=on_listening)
+        watch = Watch(
+            state.services,
+            sink=sink if options.request_log else None,
+            log_format=options.log_format,
+            observers=observers,
+        )
+        house = ModelHouse(
+            state.services,
+            state.leaving,
+            loader=loader,
+            limits=limits,
+            pool=pool,
+            watch=watch,
+            root=options.model_root,
+            memory_bound=None if options.models_memory is None else parse_bytes(options.models_memory),
+        )
+        extra = [*page_operations(), *watching_operations(watch)]
+        admin_keys = read_admin_keys(options)
+        if admin_keys is not None:
+            extra += admin_operations(house, admin_keys)
+        app = ObservedHttp(make_app(state, extra), watch, [*operations(), *extra])
+        try:
+            for name, model in models.items():
+                house.adopt(name, model)
+            await serve(app, state, on_listening=on_listening)
+        finally:
+            await house.close()

@@ -24,7 +24,10 @@ class Watch:
     Args:
         services: by name, as they are now.
         sink: where the request log goes; None for no such log.
-        memory_of: bytes counted against the bound for the model of this name.
+        observers: told of everything too.
+
+    Attributes:
+        memory_of: bytes counted against the bound for the models of a name.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Watch:
         *,
         sink: LogSink | None = None,
         log_format: LogFormat = "line",
+        observers: Observers = (),
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -41,6 +45,7 @@ class Watch:
         self.memory_of: Callable[[str], int] = lambda _name: 0
         self._services = services
         self._log = None if sink is None else RequestLog(sink, log_format, wall_clock=wall_clock)
+        self._observers = tuple(observers)
         self._live: dict[str, LiveState] = {}
         self._clock = clock
         if sink is not None:
@@ -51,7 +56,7 @@ class Watch:
         model = self.metrics.model(name, context_length=context_length)
         model.probe = lambda: self._gauges(name)
         live = self._live.setdefault(name, LiveState(self._clock))
-        always = (WorkerMetrics(model), self.timelines, live)
+        always = (*self._observers, WorkerMetrics(model), self.timelines, live)
         return always if self._log is None else (*always, self._log)
 
     def follow(self, service: ModelService) -> None:
@@ -72,7 +77,7 @@ class Watch:
     def log_http(self, *, request_id: str, method: str, route: str, status: int, seconds: float) -> None:
         """An HTTP request was answered; ``route`` is a path as the server declares it, never the client's own."""
         self.metrics.count(metric_names.HTTP_REQUESTS, 1, route, str(status))
-        if self._log is not None:
+        if self._log is not None and (method != "GET" or status >= 400):  # probes and the page ask all the time
             self._log.http(request_id=request_id, method=method, route=route, status=status, seconds=seconds)
 
     def state(self) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flyweight.serving.api_errors import ApiError, internal_error
 from flyweight.serving.asks import Owner
 from flyweight.serving.http.answers import error_answer
+from flyweight.serving.http.routes.page import PAGE_PATHS
 from flyweight.serving.keys import KeyRing
 from flyweight.serving.limits import ServerLimits
 
-OPEN_PATHS = frozenset({b"/health", b"/ready"})
+OPEN_PATHS = frozenset({b"/health", b"/ready"}) | PAGE_PATHS
 GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger("flyweight")
@@ -73,7 +74,7 @@ class Gate:
             raise ApiError(400, "the Host header names no host that this server answers to", code="unknown_host")
         if _raw_path(scope) in OPEN_PATHS or self._keys is None:
             return Owner()
-        owner = self._keys.find(_given_key(headers))
+        owner = self._keys.find(given_key(headers))
         if owner is None:
             raise ApiError(
                 401,
@@ -150,7 +151,7 @@ def _raw_path(scope: Scope) -> bytes:
     return path if scope["path"].encode("utf-8", "replace") == path else b""
 
 
-def _given_key(headers: list[tuple[bytes, bytes]]) -> str:
+def given_key(headers: list[tuple[bytes, bytes]]) -> str:
     """The key of an Authorization header, or of the x-api-key that Anthropic's clients send; two different are none."""
     found = set()
     for name, value in headers:

@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         self._state.is_draining = True
-        services = list(self._state.services.values())
+        services = [*self._state.services.values(), *self._state.leaving]
         ended = await asyncio.gather(*(one.drain(self._state.options.drain_seconds) for one in services))
         if not all(ended):
             log.warning("some answers were cut off after %g s", self._state.options.drain_seconds)

@@ -25,6 +25,7 @@ class ServerState:
     Attributes:
         pool: threads for what would hold up the event loop.
         services: by name; the first is the default where a request names none.
+        leaving: services that have lost their name and end what they have begun.
         is_draining: whether it takes no more requests.
     """
 
@@ -32,6 +33,7 @@ class ServerState:
     limits: ServerLimits
     pool: Executor
     services: dict[str, ModelService] = field(default_factory=dict)
+    leaving: list[ModelService] = field(default_factory=list)
     is_draining: bool = False
 
     def service(self, name: str | None) -> ModelService:

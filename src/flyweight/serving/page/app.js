@@ -9,7 +9,7 @@ const cards = new Map();
 
 const model = () => $("model").value;
 const chat = new Chat({ model, parameters, onKeyWanted });
-const engine = new EngineView({ model, onKeyWanted });
+const engine = new EngineView({ model, onKeyWanted, onModels });
 
 // What the form says, without the fields left empty: these are the server's and the model's to choose.
 function parameters() {
@@ -41,6 +41,11 @@ function onKeyWanted() {
     openSide(true);
     $("key").focus();
   }
+}
+
+// Models come and go while the page is open.
+function onModels(names) {
+  if (names.length !== cards.size || !names.every((name) => cards.has(name))) loadModels();
 }
 
 async function loadModels() {

@@ -72,6 +72,7 @@ export class Chat {
     const told = system ? [{ role: "system", content: system }, ...messages] : messages;
     const body = { model: this.model(), messages: told, stream: true, stream_options: { include_usage: true }, ...rest };
     const response = await api.request("/v1/chat/completions", { body, signal });
+    answer.id = response.headers.get("X-Request-Id");
     for await (const event of events(response.body)) answer.take(event);
     if (answer.end === null && !answer.failed) answer.fail(new Error("the answer broke off: the connection ended before it did"));
   }
@@ -97,7 +98,6 @@ class Answer {
       this.fail(new Error(String(event.error.message ?? "the server could not finish the answer")));
       return;
     }
-    this.id ??= event.id ?? null;
     if (event.usage) this.usage = event.usage;
     const choice = event.choices?.[0];
     if (!choice) return;
@@ -173,7 +173,8 @@ class Answer {
     place.hidden = !open;
     if (!open) return;
     try {
-      showTimeline(place, await api.json(`/v1/requests/${encodeURIComponent(this.id)}/timeline`));
+      const { answers } = await api.json(`/v1/requests/${encodeURIComponent(this.id)}/timeline`);
+      showTimeline(place, answers[0]);
     } catch (error) {
       place.replaceChildren(element("p", error.message));
     }
@@ -192,7 +193,7 @@ function showTimeline(place, timeline) {
   const facts = element("dl", undefined, { class: "facts" });
   const fact = (name, value) => facts.append(element("dt", name), element("dd", value));
   fact("prompt", `${number(timeline.prompt_tokens)} tokens, ${number(timeline.cached_tokens)} from the cache, in ${number(timeline.chunks.length)} ${timeline.chunks.length === 1 ? "chunk" : "chunks"}`);
-  if (timeline.decode) fact("answer", `${number(timeline.answer_tokens)} tokens in ${number(timeline.decode.steps)} steps beside ${number(timeline.decode.mean_batch_size - 1)} others on average`);
+  if (timeline.decode.steps) fact("answer", `${number(timeline.answer_tokens)} tokens in ${number(timeline.decode.steps)} steps, ${number(timeline.decode.mean_batch_size)} requests in each on average`);
   if (timeline.preemptions) fact("preempted", `${number(timeline.preemptions)} times`);
   if (timeline.speculation?.proposed) fact("guessed ahead", `${number(timeline.speculation.accepted)} of ${number(timeline.speculation.proposed)} right`);
   const waited = timeline.waited_for;

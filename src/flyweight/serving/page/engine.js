@@ -8,9 +8,10 @@ const EVERY = 2000;
 const $ = (id) => document.getElementById(id);
 
 export class EngineView {
-  // model: the name that is chosen; onKeyWanted: called when the server asks for a key.
-  constructor({ model, onKeyWanted }) {
+  // model: the name that is chosen; onKeyWanted: called when the server asks for a key; onModels: told the names served.
+  constructor({ model, onKeyWanted, onModels }) {
     this.model = model;
+    this.onModels = onModels;
     this.onKeyWanted = onKeyWanted;
     this.timer = null;
     this.asking = false;
@@ -50,6 +51,7 @@ export class EngineView {
   }
 
   show(state) {
+    this.onModels(state.models.map((model) => model.name));
     const one = state.models.find((model) => model.name === this.model()) ?? state.models[0];
     if (one === undefined) {
       this.health("bad", "no model loaded");
@@ -86,8 +88,11 @@ export function showCard(card) {
   fact("name", card.id);
   fact("architecture", card.architecture);
   fact("context", card.max_model_len === undefined ? undefined : `${card.max_model_len.toLocaleString("en")} tokens`);
-  fact("quantization", describe(card.quantization));
-  fact("size", card.num_bytes === undefined ? undefined : bytes(card.num_bytes));
+  fact("quantization", card.quantization ?? "none");
+  fact("bits per weight", card.compression?.bits_per_weight && number(card.compression.bits_per_weight));
+  fact("recipe", typeof card.compression?.recipe === "string" ? card.compression.recipe : undefined);
+  fact("size", card.compression?.compressed_bytes && bytes(card.compression.compressed_bytes));
+  for (const line of card.running ?? []) fact("running", line);
   const place = $("quality");
   place.replaceChildren();
   const figures = rows(card.quality);
@@ -103,11 +108,6 @@ export function showCard(card) {
     table.append(row);
   }
   place.append(table);
-}
-
-function describe(value) {
-  if (value === null || value === undefined) return "none";
-  return typeof value === "object" ? rows(value).map(([name, one]) => `${name} ${one}`).join(", ") : String(value);
 }
 
 // Any nested figures as rows of (name, text): what a report holds differs from model to model.

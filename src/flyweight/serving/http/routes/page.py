@@ -1,5 +1,5 @@
-"""The page at ``/`` and its files. They hold nothing of the server, so they need no key: what they show is asked for with
-one. A strict policy keeps the browser from running or loading anything else.
+"""The page at ``/`` and its files. They hold nothing of the server, so they need no key: what they show is asked for
+with one. A strict policy keeps the browser from running or loading anything else.
 """
 
 import hashlib
