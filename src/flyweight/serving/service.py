@@ -13,11 +13,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flyweight.engine.engine import Engine
-from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.metrics import EngineMetrics
 from flyweight.serving.admission import Admission, Ticket
-from flyweight.serving.answers import AnswerPiece, Answers
+from flyweight.serving.answers import Answers
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.asks import Ask, Prompt
 from flyweight.serving.engine_worker import EngineWorker
@@ -25,6 +24,7 @@ from flyweight.serving.jobs import Delivery, Job, News
 from flyweight.serving.limits import ServerLimits
 from flyweight.serving.model_card import ModelCard, read_card
 from flyweight.serving.observation import Finished, Observer, Observers, Outcome, Rejected, Submitted
+from flyweight.serving.pieces import piece, scored_only
 from flyweight.serving.prompts import Prepared, encode, prepare, refusal
 from flyweight.tokenizer import REPLACEMENT
 
@@ -335,7 +335,7 @@ class ModelService:
         if news.error is not None:
             one.answers.fail(self._told(news))
         elif news.token_ids or news.completion is not None:
-            one.answers.add(_scored_only(index, news) if one.is_scored_only else _piece(index, news))
+            one.answers.add(scored_only(index, news) if one.is_scored_only else piece(index, news))
 
     def _told(self, news: News) -> ApiError:
         assert news.error is not None
@@ -432,38 +432,3 @@ class ModelService:
 
 def _tell_step(step: Any, observer: Observer) -> None:
     observer.on_step(step)
-
-
-def _piece(index: int, news: News) -> AnswerPiece:
-    return AnswerPiece(
-        index=index,
-        text=news.text,
-        token_ids=list(news.token_ids),
-        log_probabilities=list(news.log_probabilities),
-        prompt_log_probabilities=news.prompt_log_probabilities,
-        completion=news.completion,
-    )
-
-
-def _scored_only(index: int, news: News) -> AnswerPiece:
-    """What remains of an answer to a request for no tokens: the engine has made one, to have computed the prompt."""
-    return AnswerPiece(
-        index=index,
-        text="",
-        token_ids=[],
-        log_probabilities=[],
-        prompt_log_probabilities=news.prompt_log_probabilities,
-        completion=None if news.completion is None else _without_tokens(news.completion),
-    )
-
-
-def _without_tokens(completion: Completion) -> Completion:
-    return replace(
-        completion,
-        text="",
-        token_ids=(),
-        log_probabilities=(),
-        finish_reason="length",
-        stop_string=None,
-        usage=replace(completion.usage, completion_tokens=0),
-    )
