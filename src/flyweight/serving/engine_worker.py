@@ -121,8 +121,10 @@ class EngineWorker:
     def _run(self) -> None:
         try:
             while self._wait():
-                while self._commands:
-                    self._commands.popleft()()
+                if self._commands:
+                    while self._commands:
+                        self._commands.popleft()()
+                    self.metrics = self._engine.metrics()
                 if self._engine.has_work:
                     self._step()
                 self.pulse.beat(has_work=self._engine.has_work or bool(self._commands))
