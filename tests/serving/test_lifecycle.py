@@ -50,9 +50,12 @@ class Recorder:
 def test_a_client_that_leaves_frees_its_blocks(stream):
     recorder = Recorder()
     with served(observers=[recorder]) as server:
-        with pytest.raises(httpx.ReadTimeout) if not stream else nullcontext(), httpx.stream(
-            "POST", f"{server.url}/v1/completions", json={**LONG, "n": 16, "stream": stream}, timeout=0.5
-        ) as answer:
+        with (
+            pytest.raises(httpx.ReadTimeout) if not stream else nullcontext(),
+            httpx.stream(
+                "POST", f"{server.url}/v1/completions", json={**LONG, "n": 16, "stream": stream}, timeout=0.5
+            ) as answer,
+        ):
             next(answer.iter_lines())
         wait_until(lambda: len(recorder.named("Finished")) == 16)
         assert {one.outcome for one in recorder.named("Finished")} == {"abort"}

@@ -48,9 +48,13 @@ class ApiError(Exception):
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
     def body(self) -> dict[str, Any]:
-        """The error object. ``code`` is a name where there is one, else the status in words."""
+        """The error object. ``code`` is a name where there is one, else the status in words. The outer ``type`` is what
+        Anthropic's clients look for; OpenAI's do not mind it."""
         code = self.code or HTTPStatus(self.status).phrase.lower().replace(" ", "_")
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
+        return {
+            "type": "error",
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": code},
+        }
 
 
 def internal_error(request_id: str) -> ApiError:

@@ -16,7 +16,7 @@ from flyweight.serving.http.hosts import host_rule
 from flyweight.serving.http.middleware import OPEN_PATHS, Gate
 from flyweight.serving.http.openapi import openapi_document
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes import chat, completions, health, models, tokens
+from flyweight.serving.http.routes import chat, completions, health, messages, models, responses, tokens
 from flyweight.serving.http.state import ServerState, request_id_of
 from flyweight.serving.keys import read_keys
 
@@ -30,6 +30,8 @@ def operations() -> list[Operation]:
         *models.OPERATIONS,
         *chat.OPERATIONS,
         *completions.OPERATIONS,
+        *responses.OPERATIONS,
+        *messages.OPERATIONS,
         *tokens.OPERATIONS,
     ]
 

@@ -14,6 +14,7 @@ from flyweight.serving.asks import Owner
 from flyweight.serving.limits import ServerLimits
 from flyweight.serving.options import ServeOptions
 from flyweight.serving.service import ModelService
+from flyweight.serving.stored_responses import StoredResponses
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class ServerState:
         services: by name; the first is the default where a request names none.
         leaving: services that have lost their name and end what they have begun.
         is_draining: whether it takes no more requests.
+        responses: those that are kept.
     """
 
     options: ServeOptions
@@ -35,6 +37,10 @@ class ServerState:
     services: dict[str, ModelService] = field(default_factory=dict)
     leaving: list[ModelService] = field(default_factory=list)
     is_draining: bool = False
+    responses: StoredResponses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.responses = StoredResponses(self.limits.stored_responses)
 
     def service(self, name: str | None) -> ModelService:
         """The service of this name.

@@ -50,6 +50,26 @@ class UsageCount:
             "prompt_tokens_details": None if self._hides_cached else {"cached_tokens": self._cached},
         }
 
+    def to_messages(self) -> dict[str, Any]:
+        """The same as Anthropic's API counts: tokens found in the cache are not among the input tokens."""
+        cached = 0 if self._hides_cached else self._cached
+        return {
+            "input_tokens": self.prompt_tokens - cached,
+            "output_tokens": self.completion_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+        }
+
+    def to_responses(self) -> dict[str, Any]:
+        """The same as the Responses API counts."""
+        return {
+            "input_tokens": self.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": 0 if self._hides_cached else self._cached},
+            "output_tokens": self.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
 
 def stop_reason(completion: Completion, eos: frozenset[int]) -> str | int | None:
     """What ended an answer beside the end-of-text token: a stop string, or a stop token."""

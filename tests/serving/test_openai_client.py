@@ -1,0 +1,139 @@
+"""The official client of OpenAI's API against a real server: each understands the other."""
+
+import openai
+import pytest
+
+MESSAGES = [{"role": "user", "content": "What is the opposite of hot?"}]
+GREEDY = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 16}
+
+
+@pytest.fixture(scope="module")
+def api(demo):
+    with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="unused-key", max_retries=0) as found:
+        yield found
+
+
+def test_models(api):
+    (model,) = api.models.list().data
+    assert model.id == "demo"
+    assert api.models.retrieve("demo").max_model_len == 512
+    with pytest.raises(openai.NotFoundError, match="is not served"):
+        api.models.retrieve("other")
+
+
+def test_chat(api):
+    found = api.chat.completions.create(**GREEDY)
+    assert found.object == "chat.completion"
+    assert found.choices[0].message.role == "assistant"
+    assert found.choices[0].message.content
+    assert found.choices[0].finish_reason in ("stop", "length")
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+
+
+def test_chat_streamed(api):
+    whole = api.chat.completions.create(**GREEDY)
+    chunks = list(
+        api.chat.completions.create(
+            **GREEDY, stream=True, stream_options={"include_usage": True}, extra_body={"priority": 1}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+
+
+def test_continuous_usage(api):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(api.chat.completions.create(**GREEDY, stream=True, stream_options=options))
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+
+
+def test_log_probabilities(api):
+    found = api.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=3)
+    content = found.choices[0].logprobs.content
+    assert len(content) == found.usage.completion_tokens
+    for one in content:
+        assert len(one.top_logprobs) == 3
+        assert one.logprob == one.top_logprobs[0].logprob  # greedy
+        assert one.logprob <= 0
+
+
+def test_several_answers_and_seeds(api):
+    ask = {**GREEDY, "temperature": 1.5, "n": 3, "seed": 7}
+    first, second = (api.chat.completions.create(**ask) for _ in range(2))
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert [one.message.content for one in first.choices] == [one.message.content for one in second.choices]
+    streamed = {}
+    for chunk in api.chat.completions.create(**ask, stream=True):
+        choice = chunk.choices[0]
+        streamed[choice.index] = streamed.get(choice.index, "") + (choice.delta.content or "")
+    assert [streamed[index] for index in range(3)] == [one.message.content for one in first.choices]
+
+
+def test_stop(api):
+    text = api.chat.completions.create(**GREEDY).choices[0].message.content
+    cut = api.chat.completions.create(**GREEDY, stop=[text[2:4]]).choices[0]
+    assert cut.message.content == text[: text.find(text[2:4])]
+    assert cut.finish_reason == "stop"
+
+
+def test_completions(api):
+    found = api.completions.create(model="demo", prompt=["A cat", "A dog"], max_tokens=4, logprobs=2, echo=True)
+    assert [choice.index for choice in found.choices] == [0, 1]
+    assert found.choices[0].text.startswith("A cat")
+    assert found.choices[0].logprobs.token_logprobs[0] is None
+    text = "".join(
+        chunk.choices[0].text
+        for chunk in api.completions.create(model="demo", prompt="A cat", max_tokens=4, temperature=0, stream=True)
+    )
+    assert text == api.completions.create(model="demo", prompt="A cat", max_tokens=4, temperature=0).choices[0].text
+
+
+def test_errors_are_of_the_right_kind(api):
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.chat.completions.create(**{**GREEDY, "temperature": 9})
+    assert caught.value.param == "temperature"
+    assert caught.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.chat.completions.create(**{**GREEDY, "messages": [{"role": "user", "content": "hot " * 1000}]})
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.NotFoundError) as caught:
+        api.chat.completions.create(**{**GREEDY, "model": "gpt-9"})
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="is not known"):
+        api.chat.completions.create(**GREEDY, extra_body={"guided_json": {}})
+
+
+def test_responses(api):
+    found = api.responses.create(
+        model="demo", input="What is the opposite of hot?", temperature=0, max_output_tokens=16
+    )
+    assert found.object == "response"
+    assert found.status in ("completed", "incomplete")
+    assert found.output_text == api.chat.completions.create(**GREEDY).choices[0].message.content
+    assert api.responses.retrieve(found.id).output_text == found.output_text
+    further = api.responses.create(
+        model="demo", input="And of cold?", previous_response_id=found.id, temperature=0, max_output_tokens=8
+    )
+    assert further.usage.input_tokens > found.usage.input_tokens
+    api.responses.delete(found.id)
+    with pytest.raises(openai.NotFoundError, match="not kept"):
+        api.responses.retrieve(found.id)
+
+
+def test_responses_streamed(api):
+    ask = {"model": "demo", "input": MESSAGES, "temperature": 0, "max_output_tokens": 16, "store": False}
+    whole = api.responses.create(**ask)
+    events = list(api.responses.create(**ask, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].type == f"response.{whole.status}"
+    assert events[-1].response.output_text == whole.output_text
+    with api.responses.stream(**ask) as stream:
+        assert stream.get_final_response().output_text == whole.output_text
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(whole.id)
