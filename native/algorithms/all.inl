@@ -5,6 +5,12 @@
 #include "algorithms/elementwise.inl"
 #include "algorithms/attention_cache.inl"
 #include "algorithms/attention_tiles.inl"
+#ifdef FLYWEIGHT_WORD_CODES
+#include "algorithms/attention_words.inl"
+#else
+#include "algorithms/attention_codes.inl"
+#endif
+#include "algorithms/attention_expanded.inl"
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
 #include "algorithms/gram.inl"

@@ -10,23 +10,28 @@ struct AttendPlace {
   float *weight_scales, *weight_offsets;
   float *sums, *largest, *totals;             // of this chunk
   float *merged_sums, *merged_largest, *merged_totals;
+  float *expanded;                            // a tile of keys or values in float32
+  bool expands;                               // the task has enough rows for that: queries and weights are then float32
+  bool wide() const { return kExpandedRows > 0 && expands; }
 };
+
+inline bool expands_tiles(const CacheLayout &layout, int64_t rows) { return kExpandedRows > 0 && rows >= kExpandedRows && !is_integer(layout.type); }
 
 // Cuts the workspace (or, at null, measures it) for so many rows.
 inline int64_t attend_place(const CacheLayout &layout, int64_t rows, float *base, AttendPlace *place) {
   const int64_t head = layout.padded_dim;
   float *weights = nullptr;
-  const int64_t sizes[13] = {rows * head, rows, rows * layout.key_groups, rows * kKeyTile, rows * kKeyTile / 2, rows, rows,
-                             rows * head, rows, rows, rows * head, rows, rows};
-  float **targets[13] = {&place->queries, &place->query_scales, &place->group_sums, &place->scores, &weights, &place->weight_scales,
+  const int64_t sizes[14] = {rows * head, rows, rows * layout.key_groups, rows * kKeyTile, rows * kKeyTile / 2, rows, rows,
+                             rows * head, rows, rows, rows * head, rows, rows, expands_tiles(layout, rows) ? kKeyTile * head : 0};
+  float **targets[14] = {&place->queries, &place->query_scales, &place->group_sums, &place->scores, &weights, &place->weight_scales,
                          &place->weight_offsets, &place->sums, &place->largest, &place->totals, &place->merged_sums, &place->merged_largest,
-                         &place->merged_totals};
+                         &place->merged_totals, &place->expanded};
   int64_t used = 0;
-  for (int i = 0; i < 13; ++i) {
+  for (int i = 0; i < 14; ++i) {
     if (base) *targets[i] = base + used;
     used += (sizes[i] + 15) / 16 * 16;
   }
-  place->weights = weights;
+  place->weights = weights, place->expands = expands_tiles(layout, rows);
   return used;
 }
 
@@ -51,6 +56,12 @@ FLYWEIGHT_INLINE F32x16 store_parts(F32x16 x, F32x16 inverse, int8_t *high, int8
 }
 constexpr float kMostParts = 32512.0f; // 256 * 127
 
+FLYWEIGHT_INLINE F32x16 round_to_bfloat16(F32x16 x) {
+  uint16_t halves[16];
+  store_bfloat16(halves, x);
+  return load_bfloat16(halves);
+}
+
 FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace &place, int64_t row, const float *from) {
   const CacheLayout &layout = a.layout;
   const int64_t head = layout.padded_dim;
@@ -59,7 +70,8 @@ FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace 
   F32x16 biggest = splat(0.0f), alarm = splat(0.0f);
   for (int64_t i = 0; i < head; i += 16) {
     const F32x16 values = mul(load_first(from + i, a.layout.head_dim - i < 16 ? a.layout.head_dim - i : 16), splat(a.scale));
-    if (layout.type == CacheType::kBfloat16) store_bfloat16(halves + i, values);
+    if (layout.type == CacheType::kBfloat16 && place.wide()) store(floats + i, round_to_bfloat16(values));
+    else if (layout.type == CacheType::kBfloat16) store_bfloat16(halves + i, values);
     else if (!is_integer(layout.type)) store(floats + i, values);
     biggest = max(biggest, abs(values)), alarm = add(alarm, sub(values, values));
   }
@@ -112,7 +124,9 @@ FLYWEIGHT_INLINE float place_weights(const CacheLayout &layout, const AttendPlac
     uint16_t *halves = static_cast<uint16_t *>(place.weights) + row * kKeyTile;
     for (int64_t t = 0; t < width; t += 16) {
       store_bfloat16(halves + t, load(scores + t));
-      total = add(total, load_bfloat16(halves + t));
+      const F32x16 rounded = load_bfloat16(halves + t);
+      if (place.wide()) store(scores + t, rounded);
+      total = add(total, rounded);
     }
     return sum(total);
   }
@@ -170,6 +184,11 @@ FLYWEIGHT_INLINE int64_t rows_of_codes(const CacheLayout &layout, const AttendPl
 
 // Queries times keys of one tile, or weights times values.
 inline void multiply_tile(const CacheLayout &layout, const AttendPlace &place, const CacheUnits &units, int64_t rows, bool scores) {
+  if (place.wide()) {
+    expand_cache(layout, units, scores, place.expanded);
+    if (scores) return score_expanded(layout, units, place.expanded, place.queries, rows, place.scores);
+    return add_expanded(layout, units, place.expanded, place.scores, rows, place.sums);
+  }
   switch (layout.type) {
   case CacheType::kFloat32: rows_of_floats<Float32Words, kAttendRows>(layout, place, units, 0, rows, scores); return;
   case CacheType::kFloat16: rows_of_floats<Float16Words, kAttendRows>(layout, place, units, 0, rows, scores); return;

@@ -21,8 +21,8 @@ inline void byte_linear(const PackedWeight &w, const LinearInput &in, const Line
   const int64_t rows = row_end - row_begin;
   if (w.compute != Compute::kInt8 || (w.storage == Storage::kUint8 && rows <= kByteStreamRows))
     return linear(w, in, out, panel_begin, panel_end, row_begin, row_end, workspace);
-  // One tile of rows, or two, take codes of four bits as they are packed; for more of them they are spread out once.
-  const bool spread = rows > 2 * kHalfByteRows;
+  // A few tiles of rows take codes of four bits as they are packed, in one stream; for more of them they are spread out once.
+  const bool spread = rows > kOnePassRows;
   const int64_t depth = byte_depth(w, rows, spread);
   int16_t *widened = reinterpret_cast<int16_t *>(workspace);
   for (int64_t begin = 0; begin < w.num_segments; begin += depth) {

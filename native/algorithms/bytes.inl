@@ -4,11 +4,6 @@
 constexpr int kByteRows = 6;
 constexpr int64_t kWideInputs = 96 << 10; // widened inputs of a task's rows in one pass: 192 KiB, well within a second-level cache
 
-FLYWEIGHT_INLINE void add_word_products(__m256i &sums, __m256i codes, __m256i input) { // in turn, as in add_products
-  __m256i products;
-  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(codes), "x"(input));
-}
-
 // `count` inputs, a multiple of eight, to 16 bits; each four in the order 0, 2, 1, 3, which is how codes widen.
 inline void widen_inputs(const int8_t *x, int64_t count, int16_t *to) {
   const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
@@ -36,9 +31,7 @@ struct ByteTile : SegmentTile {
   template <int ROWS> FLYWEIGHT_INLINE void add_pair(I32x16 (&totals)[ROWS], U8x64 pairs, const int16_t *pair) const {
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; ++r) {
-      int32_t both;
-      __builtin_memcpy(&both, pair + r * x_stride, 4);
-      const __m256i input = _mm256_set1_epi32(both);
+      const __m256i input = load_words(pair + r * x_stride);
       add_word_products(totals[r].a, pairs.a, input), add_word_products(totals[r].b, pairs.b, input);
     }
   }

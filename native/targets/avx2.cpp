@@ -16,6 +16,7 @@
 #endif
 
 #define FLYWEIGHT_ISA_NAME "avx2"
+#define FLYWEIGHT_WORD_CODES
 namespace flyweight::avx2 {
 namespace shared { // what every instruction set computes in the same text
 #include "vocabulary/avx2.inl"

@@ -7,6 +7,9 @@ constexpr int kWidePanels = 1;
 constexpr int kFewRows = 2;
 constexpr int kFewRowsPanels = 2;
 constexpr int kStreamRows = 4;
+constexpr int kAttendRows = 4;
+constexpr int kAttendVectors = 1;
+constexpr int64_t kExpandedRows = 12;
 
 struct F32x16 { __m256 a, b; };
 struct I32x16 { __m256i a, b; };
@@ -139,6 +142,14 @@ FLYWEIGHT_INLINE __m256i dot_quads(__m256i acc, __m256i w, __m256i x) {
 FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_quads(acc.a, w.a, x.bytes), dot_quads(acc.b, w.b, x.bytes)}; }
 FLYWEIGHT_INLINE __m256i dot_small_quads(__m256i acc, __m256i w, __m256i x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))); }
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_small_quads(acc.a, w.a, x.bytes), dot_small_quads(acc.b, w.b, x.bytes)}; }
+
+// Beyond generic.inl: pairs of 16-bit numbers. Written as assembler because the compiler would first make all products and then
+// add them up in a tree, through memory; and multiplication and addition in turn keep all four pipes busy.
+FLYWEIGHT_INLINE void add_word_products(__m256i &sums, __m256i words, __m256i pair) {
+  __m256i products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(words), "x"(pair));
+}
+FLYWEIGHT_INLINE __m256i load_words(const int16_t *pair) { int32_t both; __builtin_memcpy(&both, pair, 4); return _mm256_set1_epi32(both); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {load_half(p), load_half(p + 32)}; }
 FLYWEIGHT_INLINE __m256 even_half(__m256i w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }

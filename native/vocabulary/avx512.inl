@@ -8,6 +8,9 @@ constexpr int kWidePanels = 2;
 constexpr int kFewRows = 4;
 constexpr int kFewRowsPanels = 4;
 constexpr int kStreamRows = 8;
+constexpr int kAttendRows = 4;
+constexpr int kAttendVectors = 4;
+constexpr int64_t kExpandedRows = 0;
 
 using F32x16 = __m512;
 struct I32x16 { __m512i v; };

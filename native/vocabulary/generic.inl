@@ -8,6 +8,9 @@ constexpr int kWidePanels = 1; // panels of one register tile when there are man
 constexpr int kFewRows = 1;    // up to this many rows, a tile of anything else takes kFewRowsPanels panels
 constexpr int kFewRowsPanels = 1;
 constexpr int kStreamRows = 2;    // up to this many rows, integer codes are read as one stream: tiles of one panel
+constexpr int kAttendRows = 1;    // rows and vectors of one register tile of attention
+constexpr int kAttendVectors = 1;
+constexpr int64_t kExpandedRows = 0; // from so many rows on attention turns floating point tiles of the cache into float32; 0: never
 
 // The compiler's own vectors: it cuts them into whatever registers the baseline has.
 using F32x16 = float __attribute__((vector_size(64)));
