@@ -1,9 +1,9 @@
 """Whether `flyweight bench load` and guidellm agree on one server: both in turn, with prompts alike, several rounds.
 
-    python benchmarks/load_agreement.py URL --guidellm ENV/bin/guidellm --tokenizer DIR [--concurrency 8] [--requests 64]
+    python benchmarks/load_agreement.py URL --guidellm ENV/bin/guidellm --tokenizer DIR [--concurrency 8]
 
-Each run gets prompts of its own, new ones of one length, so that no prefix cache helps. Each round runs both, the next one
-in the other order; printed are the medians over rounds and the median ratio with its interval by order statistics.
+Each run gets prompts of its own, new ones of one length, so that no prefix cache helps. Each round runs both, the next
+one in the other order; printed are the medians over rounds and the median ratio with its interval by order statistics.
 With --rate the load is a constant open loop. Needs guidellm in an environment of its own; DIR is a tokenizer that
 transformers can open.
 """

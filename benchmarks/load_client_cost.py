@@ -96,9 +96,8 @@ def main() -> None:
     process = multiprocessing.Process(target=serve, args=(arguments.events, theirs), daemon=True)
     process.start()
     url = f"http://127.0.0.1:{ours.recv()}"
-    print(
-        f"{Machine.detect().describe()}; {arguments.streams} streams of {arguments.events} events, httpx {httpx.__version__}"
-    )
+    print(Machine.detect().describe())
+    print(f"{arguments.streams} streams of {arguments.events} events, httpx {httpx.__version__}")
     spent: dict[str, list[float]] = {"own client": [], "httpx": []}
     for number in range(arguments.rounds + 1):
         for name, read in (("own client", own), ("httpx", by_httpx)):
