@@ -51,6 +51,9 @@ def test_files_of_prompts(tmp_path):
     assert [(one.prompt, one.output_tokens) for one in asks] == [("a", 5), ("b", 9)]
     source = FromFile(asks)
     assert [source.draw().prompt for _ in range(3)] == ["a", "b", "a"]
+    assert read(tmp_path / "i.jsonl", '{"prompt": [5, 6]}')[0].prompt == (5, 6)
+    with pytest.raises(DataError, match="give --endpoint completions"):
+        read(tmp_path / "i.jsonl", '{"prompt": [5, 6]}', endpoint="chat")
     assert [one.prompt for one in read(tmp_path / "p.txt", "one\ntwo {x}\n")] == ["one", "two {x}"]
     asks = read(tmp_path / "m.jsonl", '{"messages": [{"role": "user", "content": "hi"}]}', endpoint="chat")
     assert asks[0].messages[0]["content"] == "hi"

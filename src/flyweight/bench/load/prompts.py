@@ -81,8 +81,8 @@ class FromFile:
 
 
 def read_prompts(path: Path, outputs: Lengths, *, endpoint: Endpoint, seed: int) -> list[Ask]:
-    """The prompts of a file: ``.jsonl`` with ``{"prompt": ...}`` or ``{"messages": [...]}`` and, where wanted,
-    ``"max_tokens"`` on each line; any other file is text with one prompt on each line.
+    """The prompts of a file: ``.jsonl`` with ``{"prompt": ...}`` (text or token ids) or ``{"messages": [...]}`` and,
+    where wanted, ``"max_tokens"`` on each line; any other file is text with one prompt on each line.
 
     Raises:
         DataError: nothing in it, or a line that is neither; the message names the line.
@@ -114,8 +114,14 @@ def read_ask(given: dict[str, Any], where: str, output_tokens: int, *, endpoint:
         if endpoint != "chat":
             raise DataError(f"{where} has messages, which the completions endpoint does not take; give --endpoint chat")
         return Ask(messages=tuple(messages), output_tokens=limit)
+    if isinstance(prompt, list) and prompt and all(isinstance(one, int) and one >= 0 for one in prompt):
+        if endpoint != "completions":
+            raise DataError(
+                f"{where} has token ids, which the chat endpoint does not take; give --endpoint completions"
+            )
+        return Ask(prompt=tuple(prompt), output_tokens=limit)
     if not isinstance(prompt, str) or not prompt:
-        raise DataError(f'{where} has neither "prompt" (text) nor "messages" (a list)')
+        raise DataError(f'{where} has neither "prompt" (text or token ids) nor "messages" (a list)')
     return Ask(prompt=prompt, output_tokens=limit)
 
 
