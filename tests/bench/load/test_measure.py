@@ -217,7 +217,7 @@ def test_lengths_are_calibrated_by_usage_where_there_is_no_tokenize():
     with FakeOpenAI(lambda number, body: Reply(), tokenize=False, words_per_token=2) as server:
         report = run(server, input_tokens="20")
     assert report.client["tokens of prompts by"] == "the server's usage"
-    assert len(server.answered[-1].body["prompt"].split()) in (35, 36, 37)
+    assert len(server.answered[-1].body["prompt"].split()) in range(35, 40)
 
 
 def test_shared_prefixes_are_the_same_in_every_prompt():

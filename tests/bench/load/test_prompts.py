@@ -5,6 +5,7 @@ from flyweight.bench.load.lengths import Lengths
 from flyweight.bench.load.prompts import FromFile, RandomIds, RandomText, read_prompts
 from flyweight.bench.load.token_lengths import ByTokenizer, ByWords
 from flyweight.bench.load.trace import read_trace, trace_asks
+from flyweight.bench.load.words import WORDS
 from flyweight.demo_model import model_path
 from flyweight.errors import DataError, UsageError
 from flyweight.tokenizer import Tokenizer
@@ -26,13 +27,17 @@ def test_a_tokenizer_cuts_prompts_to_their_length():
     assert np.abs(np.asarray(counts) - 100).max() <= 2
 
 
-def test_words_follow_the_line_through_the_probes():
-    maker = ByWords.through([(32, 43), (64, 83), (128, 163)], "usage")
-    assert maker.fixed == pytest.approx(3)
-    assert maker.per_word == pytest.approx(1.25)
-    assert len(maker.text(128, np.random.default_rng(0)).split()) == 100
-    with pytest.raises(UsageError, match="tells 9 tokens for 32 words, 9 tokens for 64 words; give --tokenizer"):
-        ByWords.through([(32, 9), (64, 9)], "usage")
+def test_the_words_of_a_prompt_follow_from_the_probes():
+    maker = ByWords.of_probes(43, 83, 123, WORDS[:96], "usage")
+    assert maker.fixed == 3
+    assert maker.per_word == 1.25
+    words = maker.text(128, np.random.default_rng(0)).split()
+    assert len(words) == 100
+    assert set(words) <= set(WORDS[:96])
+    with pytest.raises(
+        UsageError, match="usage tells 9, 9 and 9 tokens for halves and whole of 96 words; give --token"
+    ):
+        ByWords.of_probes(9, 9, 9, WORDS[:96], "usage")
 
 
 def test_random_ids_are_inside_the_vocabulary_and_share_prefixes():

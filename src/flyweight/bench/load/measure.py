@@ -200,7 +200,7 @@ async def _prompts(
     if tokenizer is not None:
         maker: ByTokenizer = ByTokenizer(tokenizer=tokenizer)
         return RandomText(maker, inputs, outputs, **shared), maker.source
-    asked = await ask_server(http, server.writer, np.random.default_rng([options.seed, 4]))
+    asked = await ask_server(http, server.writer)
     return RandomText(asked, inputs, outputs, **shared), f"the server's {asked.source}"
 
 

@@ -1,7 +1,8 @@
 """How many random words make how many tokens, for whichever server is asked.
 
-With a tokenizer the words are cut to the very number. Without one the server says how many tokens some probes have
-(``/tokenize``, else the ``usage`` of requests for one token), and a line through them says how many words to take.
+With a tokenizer the words are cut to the very number. Without one the server says how many tokens the list of words
+and its halves have (``/tokenize``, else the ``usage`` of requests for one token), which tells a word's mean and what
+every prompt has besides.
 """
 
 import json
@@ -18,7 +19,7 @@ from flyweight.bench.load.words import WORDS
 from flyweight.errors import UsageError
 from flyweight.tokenizer import Tokenizer
 
-PROBES = (32, 64, 128)  # words
+FEWER_WORDS = 48  # where the whole list does not fit into the context
 
 
 class TextMaker(Protocol):
@@ -30,9 +31,9 @@ class TextMaker(Protocol):
     def text(self, tokens: int, generator: np.random.Generator) -> str: ...
 
 
-def random_words(count: int, generator: np.random.Generator) -> list[str]:
+def random_words(count: int, generator: np.random.Generator, words: Sequence[str] = WORDS) -> list[str]:
     """Words drawn independently."""
-    return [WORDS[place] for place in generator.integers(0, len(WORDS), count)]
+    return [words[place] for place in generator.integers(0, len(words), count)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,60 +54,67 @@ class ByTokenizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ByWords:
-    """Takes as many words as a line through the probes says: tokens = ``fixed`` + ``per_word`` * words."""
+    """Takes as many of the ``words`` as make the tokens on average: tokens = ``fixed`` + ``per_word`` * words."""
 
     fixed: float
     per_word: float
+    words: Sequence[str]
     source: str
 
     @classmethod
-    def through(cls, counts: Sequence[tuple[int, int]], source: str) -> Self:
-        """The least-squares line through (words, tokens).
+    def of_probes(cls, first: int, second: int, both: int, words: Sequence[str], source: str) -> Self:
+        """From the tokens of the words' first half, second half and whole: what every prompt has besides its words is
+        counted twice in the first two and once in the last.
 
         Raises:
             UsageError: the counts do not grow with the words.
         """
-        slope, fixed = np.polyfit([words for words, _ in counts], [tokens for _, tokens in counts], 1)
-        if slope < 0.1:
-            told = ", ".join(f"{tokens} tokens for {words} words" for words, tokens in counts)
-            raise UsageError(f"the server's {source} tells {told}; give --tokenizer with the folder of its tokenizer")
-        return cls(fixed=float(fixed), per_word=float(slope), source=source)
+        fixed = first + second - both
+        if both - fixed < 0.1 * len(words):
+            raise UsageError(
+                f"the server's {source} tells {first}, {second} and {both} tokens for halves and whole of {len(words)} "
+                f"words; give --tokenizer with the folder of its tokenizer"
+            )
+        return cls(fixed=float(fixed), per_word=(both - fixed) / len(words), words=words, source=source)
 
     def text(self, tokens: int, generator: np.random.Generator) -> str:
-        return " ".join(random_words(max(1, round((tokens - self.fixed) / self.per_word)), generator))
+        return " ".join(random_words(max(1, round((tokens - self.fixed) / self.per_word)), generator, self.words))
 
 
-async def ask_server(http: HttpClient, writer: BodyWriter, generator: np.random.Generator) -> ByWords:
+async def ask_server(http: HttpClient, writer: BodyWriter) -> ByWords:
     """Calibrate by the server.
 
     Raises:
         UsageError: it tells no counts.
         StreamError, OSError: it does not answer.
     """
-    texts = [(words, " ".join(random_words(words, generator))) for words in PROBES]
-    counts = []
-    if writer.endpoint == "completions":
-        for words, text in texts:
-            status, answer = await http.post("/tokenize", json.dumps({"model": writer.model, "prompt": text}).encode())
-            count = _count(answer) if status == 200 else None
-            if count is None:
-                break
-            counts.append((words, count))
-    if len(counts) == len(texts):
-        return ByWords.through(counts, "/tokenize")
-    counts = []
-    for words, text in texts:
-        body = json.loads(writer.body(Ask(prompt=text, output_tokens=1)))
-        body.pop("stream_options", None)
-        status, answer = await http.post(PATHS[writer.endpoint], json.dumps({**body, "stream": False}).encode())
-        count = _prompt_tokens(answer) if status == 200 else None
-        if count is None:
-            raise UsageError(
-                "the server tells no prompt lengths, neither by /tokenize nor by usage; give --tokenizer with the "
-                "folder of its tokenizer, or prompts of your own with --prompts file"
-            )
-        counts.append((words, count))
-    return ByWords.through(counts, "usage")
+    for words in (WORDS, WORDS[:FEWER_WORDS]):
+        middle = len(words) // 2
+        texts = [" ".join(part) for part in (words[:middle], words[middle:], words)]
+        for source, ask in (("/tokenize", _by_tokenize), ("usage", _by_usage)):
+            counts = [await ask(http, writer, text) for text in texts]
+            known = [one for one in counts if one is not None]
+            if len(known) == 3:
+                return ByWords.of_probes(known[0], known[1], known[2], words, source)
+    raise UsageError(
+        "the server tells no prompt lengths, neither by /tokenize nor by usage; give --tokenizer with the folder of "
+        "its tokenizer, or prompts of your own with --prompts file"
+    )
+
+
+async def _by_tokenize(http: HttpClient, writer: BodyWriter, text: str) -> int | None:
+    """By the route that vLLM, llama.cpp and this package have; it does not know what a chat template adds."""
+    if writer.endpoint != "completions":
+        return None
+    status, answer = await http.post("/tokenize", json.dumps({"model": writer.model, "prompt": text}).encode())
+    return _count(answer) if status == 200 else None
+
+
+async def _by_usage(http: HttpClient, writer: BodyWriter, text: str) -> int | None:
+    body = json.loads(writer.body(Ask(prompt=text, output_tokens=1)))
+    body.pop("stream_options", None)
+    status, answer = await http.post(PATHS[writer.endpoint], json.dumps({**body, "stream": False}).encode())
+    return _prompt_tokens(answer) if status == 200 else None
 
 
 def _count(answer: bytes) -> int | None:
