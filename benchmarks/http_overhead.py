@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -99,12 +100,14 @@ def run_engine(path: str, pipe: Connection) -> None:
         )
 
 
-def run_server(path: str, pipe: Connection) -> None:
+def run_server(path: str, pipe: Connection, switch_interval: float | None) -> None:
     """The server, in a thread beside the one that answers questions about time."""
     from flyweight.serving.limits import ServerLimits
     from flyweight.serving.options import ServeOptions
     from flyweight.serving.start import run_server as serve
 
+    if switch_interval is not None:
+        sys.setswitchinterval(switch_interval)
     model = load(path)
     forward = TimedForward(model)
     http = threading.Thread(
@@ -166,15 +169,20 @@ def main() -> None:
     parser.add_argument("--input-tokens", type=int, default=32)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--switch-interval", type=float, help="seconds, of the server's interpreter")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     workers: dict[str, tuple[Any, Connection]] = {}
     found: dict[str, list[Figures]] = {"engine": [], "HTTP": []}
     generator = np.random.default_rng(0)
     try:
-        for name, target in (("engine", run_engine), ("HTTP", run_server)):
+        for name in ("engine", "HTTP"):
             ours, theirs = context.Pipe()
-            process = context.Process(target=target, args=(arguments.model, theirs), daemon=True)
+            if name == "engine":
+                process: Any = context.Process(target=run_engine, args=(arguments.model, theirs), daemon=True)
+            else:
+                more = (arguments.model, theirs, arguments.switch_interval)
+                process = context.Process(target=run_server, args=more, daemon=True)
             process.start()
             workers[name] = (process, ours)
             told = ours.recv()
