@@ -11,31 +11,19 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
 
 from flyweight.engine.grammar.bounds import check_bounds
 from flyweight.engine.grammar.faults import place_of_fault
+from flyweight.engine.grammar.json_options import JSON_OPTIONS
 from flyweight.engine.grammar.limits import GrammarLimits
 from flyweight.engine.grammar.matcher import CompiledGrammar, grammar_of_choices, reason_of
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.grammar.vocabulary import read_vocabulary
 from flyweight.errors import UsageError
 from flyweight.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-# Between the parts of JSON one blank or one line break with an indent may stand: models that are left free to do so
-# sometimes write blanks until their tokens are used up.
-JSON_OPTIONS: "JsonCompileOptions" = {
-    "whitespace_flexible": True,
-    "whitespace_pattern": r"(\x20|\r?\n[\x20\t]{0,64})?",
-    "coerce_one_of": False,
-    "lenient": False,
-}
 
 
 class GrammarCompiler:
