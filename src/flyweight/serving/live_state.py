@@ -10,7 +10,7 @@ from typing import Any
 from flyweight.serving.observation import AnswerName, Finished, Rejected, StepTaken, Submitted
 
 INTERVAL_SECONDS = 2
-NUM_INTERVALS = 150
+NUM_INTERVALS = 151  # five minutes and the interval that is not over
 HEADLINE_INTERVALS = 5  # tokens per second in figures: over ten seconds
 LATENCY_INTERVALS = 30  # latencies in figures: over a minute
 

@@ -11,8 +11,10 @@ from flyweight.version import __version__
 MEANINGS = {
     400: "The request cannot be carried out as given",
     401: "An API key is needed",
+    403: "This key does not open that path",
     404: "There is no such thing",
     408: "The body did not come in time",
+    409: "It contradicts what is served now",
     413: "The body is too large",
     415: "The body is not JSON",
     429: "This API key has too much open",

@@ -193,7 +193,7 @@ function showTimeline(place, timeline) {
   const facts = element("dl", undefined, { class: "facts" });
   const fact = (name, value) => facts.append(element("dt", name), element("dd", value));
   fact("prompt", `${number(timeline.prompt_tokens)} tokens, ${number(timeline.cached_tokens)} from the cache, in ${number(timeline.chunks.length)} ${timeline.chunks.length === 1 ? "chunk" : "chunks"}`);
-  if (timeline.decode.steps) fact("answer", `${number(timeline.answer_tokens)} tokens in ${number(timeline.decode.steps)} steps, ${number(timeline.decode.mean_batch_size)} requests in each on average`);
+  if (timeline.decode.steps) fact("answer", `${number(timeline.answer_tokens)} tokens in ${number(timeline.decode.steps)} steps, each shared by ${number(timeline.decode.mean_batch_size)} on average`);
   if (timeline.preemptions) fact("preempted", `${number(timeline.preemptions)} times`);
   if (timeline.speculation?.proposed) fact("guessed ahead", `${number(timeline.speculation.accepted)} of ${number(timeline.speculation.proposed)} right`);
   const waited = timeline.waited_for;

@@ -67,7 +67,7 @@ export class EngineView {
     $("tpot").textContent = seconds(one.time_per_output_token_seconds);
     $("prefix-hits").textContent = percent(one.prefix_hit_rate);
     $("cache").value = one.cache_usage;
-    $("cache-text").textContent = `${percent(one.cache_usage)} of ${number(one.cache_tokens)}`;
+    $("cache-text").textContent = `${percent(one.cache_usage)} of ${number(one.cache_tokens)} tokens`;
     const { history } = one;
     const span = history.interval_seconds * history.tokens_per_second.length;
     const plot = (id, title, values, write) => draw($(id), { title, values, seconds: span, write });
@@ -92,7 +92,8 @@ export function showCard(card) {
   fact("bits per weight", card.compression?.bits_per_weight && number(card.compression.bits_per_weight));
   fact("recipe", typeof card.compression?.recipe === "string" ? card.compression.recipe : undefined);
   fact("size", card.compression?.compressed_bytes && bytes(card.compression.compressed_bytes));
-  for (const line of card.running ?? []) fact("running", line);
+  $("how").hidden = !card.running?.length;
+  $("how-list").replaceChildren(...(card.running ?? []).map((line) => element("li", line)));
   const place = $("quality");
   place.replaceChildren();
   const figures = rows(card.quality);

@@ -3,6 +3,7 @@ the server knows; without admin keys these routes do not exist.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import wraps
 
 from pydantic import Field
 from starlette.requests import Request
@@ -45,6 +46,7 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
     """The operations that change which models ``house`` holds, for those who have one of ``keys``."""
 
     def guarded(handler: Callable[[Request], Awaitable[Response]]) -> Handler:
+        @wraps(handler)
         async def answer(request: Request) -> Response:
             if keys.find(given_key(request.scope["headers"])) is None:
                 raise ApiError(403, "this path needs an admin key", code="admin_key_needed")
@@ -52,21 +54,21 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
 
         return answer
 
-    async def list_models(_request: Request) -> Response:
+    async def list_residents(_request: Request) -> Response:
         return json_answer(house.describe())
 
-    async def load(request: Request) -> Response:
+    async def load_model(request: Request) -> Response:
         body, _ = await read_body(request, LoadBody)
         service = await house.load(body.name, body.path, cache_tokens=body.cache_tokens)
-        return json_answer({"name": body.name, "card": service.card.to_dict()}, status=201)
+        return json_answer({"name": body.name, "card": service.card.to_dict()})
 
-    async def swap(request: Request) -> Response:
+    async def swap_model(request: Request) -> Response:
         body, _ = await read_body(request, SwapBody)
         name = request.path_params["name"]
         service = await house.swap(name, body.path, cache_tokens=body.cache_tokens)
         return json_answer({"name": name, "card": service.card.to_dict()})
 
-    async def unload(request: Request) -> Response:
+    async def unload_model(request: Request) -> Response:
         name = request.path_params["name"]
         await house.unload(name)
         return json_answer({"name": name, "deleted": True})
@@ -75,7 +77,7 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
         Operation(
             method="GET",
             path="/v1/admin/models",
-            handler=guarded(list_models),
+            handler=guarded(list_residents),
             summary="Which models are in memory, and what they take",
             answer=LIST,
             statuses=(403,),
@@ -83,7 +85,7 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
         Operation(
             method="POST",
             path="/v1/admin/models",
-            handler=guarded(load),
+            handler=guarded(load_model),
             summary="Load a further model",
             body=LoadBody.model_json_schema(ref_template=SCHEMA),
             answer=CHANGED,
@@ -92,7 +94,7 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
         Operation(
             method="DELETE",
             path="/v1/admin/models/{name}",
-            handler=guarded(unload),
+            handler=guarded(unload_model),
             summary="Unload a model when its requests have ended",
             answer={**CHANGED, "required": ["name", "deleted"]},
             parameters=("name",),
@@ -101,7 +103,7 @@ def admin_operations(house: ModelHouse, keys: KeyRing) -> list[Operation]:
         Operation(
             method="POST",
             path="/v1/admin/models/{name}/swap",
-            handler=guarded(swap),
+            handler=guarded(swap_model),
             summary="Put another model behind a name; no request is lost",
             body=SwapBody.model_json_schema(ref_template=SCHEMA),
             answer=CHANGED,

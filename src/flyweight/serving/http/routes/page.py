@@ -71,14 +71,15 @@ def _operation(name: str) -> Operation:
     return Operation(
         method="GET",
         path=_path(name),
-        handler=_handler(files("flyweight.serving.page").joinpath(name).read_bytes(), content_type),
+        handler=_handler(name, content_type),
         summary="The page" if name == "index.html" else f"A file of the page: {name}",
         answer={"type": "string"},
         answer_type=content_type.split(";")[0],
     )
 
 
-def _handler(content: bytes, content_type: str) -> Handler:
+def _handler(name: str, content_type: str) -> Handler:
+    content = files("flyweight.serving.page").joinpath(name).read_bytes()
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {**HEADERS, "ETag": tag, "Content-Type": content_type}
 
@@ -87,4 +88,5 @@ def _handler(content: bytes, content_type: str) -> Handler:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers)
 
+    show.__name__ = "show_" + name.replace(".", "_")
     return show
