@@ -130,13 +130,16 @@ def test_an_observer_that_raises_is_nobodys_fault():
 KEYED = ServeOptions(port=0, api_key=("alice=alice-secret", "bob=bob-secret-1"))
 
 
-def test_every_route_but_health_and_readiness_needs_a_key():
+def test_every_route_but_health_readiness_and_the_page_needs_a_key():
+    """The page's own files are the package's, the same for everybody; all that it shows comes from guarded routes."""
+    scripts = ("api", "app", "chat", "engine", "events", "format", "plots")
+    page = {"/", "/page/icon.svg", "/page/style.css", *(f"/page/{name}.js" for name in scripts)}
     with served(options=KEYED) as server, server.client() as stranger:
         document = stranger.get("/openapi.json", headers={"authorization": "Bearer alice-secret"}).json()
         for path, methods in document["paths"].items():
             for method in methods:
                 status = stranger.request(method, path.replace("{id}", "x")).status_code
-                assert status == (200 if path in ("/health", "/ready") else 401), (method, path)
+                assert status == (200 if path in {"/health", "/ready", *page} else 401), (method, path)
         for header in ({"authorization": "Bearer alice-secret"}, {"x-api-key": "bob-secret-1"}):
             assert stranger.get("/v1/models", headers=header).status_code == 200
         wrong = stranger.get("/v1/models", headers={"authorization": "Bearer alice-secre"})
