@@ -13,6 +13,7 @@ from flyweight.demo_model import model_path
 from flyweight.serving.http.server import Server
 from flyweight.serving.http.state import ServerState
 from flyweight.serving.limits import ServerLimits
+from flyweight.serving.log_sink import LogSink
 from flyweight.serving.observation import Observers
 from flyweight.serving.options import ServeOptions
 from flyweight.serving.start import run_server
@@ -45,6 +46,7 @@ def served(
     options: ServeOptions | None = None,
     limits: ServerLimits | None = None,
     observers: Observers = (),
+    sink: LogSink | None = None,
 ) -> Iterator[Served]:
     """A server that runs until the block ends."""
     models = {"demo": load(model_path())} if models is None else models
@@ -63,6 +65,7 @@ def served(
                 options or ServeOptions(port=0),
                 limits or ServerLimits(),
                 observers=observers,
+                sink=sink,
                 on_listening=on_listening,
             )
         except BaseException as error:  # noqa: BLE001 - shown where the test is
