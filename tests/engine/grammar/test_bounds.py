@@ -53,6 +53,7 @@ def test_repetitions(pattern, times):
             ConstraintSpec.json_schema('{"items":' * 80 + "{}" + "}" * 80),
             "nested 81 levels deep and at most 64 are allowed",
         ),
+        (ConstraintSpec.json_schema({"enum": ["x" * 1000] * 1000}), "has 1003010 bytes and at most 262144 are allowed"),
         (ConstraintSpec.json_schema({"enum": [f"x{n:09}" for n in range(6000)]}), "/enum has 6000 values"),
         (ConstraintSpec.json_schema({"properties": {"a/b": {"const": "x" * 20000}}}), "at /properties/a~1b/const"),
         (ConstraintSpec.json_schema({"items": {"pattern": "a" * 5000}}), "at /items/pattern has 5000 bytes"),

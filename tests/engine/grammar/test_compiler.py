@@ -1,8 +1,10 @@
 """Compiled grammars on the demo model's tokens: what they allow, what is refused and why, and what they may cost."""
 
+import gc
 import json
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -159,6 +161,22 @@ def test_the_same_source_is_compiled_once():
         with pytest.raises(UsageError, match=f"^{origin} cannot be used"):
             compiler.compile(ConstraintSpec.regex("(", origin=origin))
     assert compiler.num_cached == 3
+
+
+def test_a_refusal_keeps_nothing_of_who_asked():
+    class Asker:
+        pass
+
+    def ask(compiler):
+        asker = Asker()
+        with pytest.raises(UsageError):
+            compiler.compile(ConstraintSpec.regex("("))
+        return weakref.ref(asker)
+
+    compiler = make()
+    asker = ask(compiler)
+    gc.collect()
+    assert asker() is None
 
 
 def test_the_cache_is_bounded():

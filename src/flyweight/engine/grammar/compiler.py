@@ -50,7 +50,7 @@ class GrammarCompiler:
         self._vocabulary_lock = Lock()
         self._threads = ThreadPoolExecutor(self.limits.compile_threads, thread_name_prefix="flyweight-grammar")
         self._lock = Lock()
-        self._cache: OrderedDict[str, tuple[Future[CompiledGrammar], int]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[Future[CompiledGrammar | str], int]] = OrderedDict()
         self._cached_bytes = 0
 
     @property
@@ -81,7 +81,7 @@ class GrammarCompiler:
         self.prepare()
         found = self._find(spec)
         try:
-            return found.result(timeout=self.limits.compile_seconds)
+            made = found.result(timeout=self.limits.compile_seconds)
         except (FutureTimeoutError, CancelledError):
             if found.cancel():  # it had not begun, and would be made for nobody
                 self._forget(_key(spec))
@@ -89,10 +89,11 @@ class GrammarCompiler:
                 f"{spec.origin} was not compiled within {self.limits.compile_seconds:g} s; simplify it, or try again "
                 "when fewer grammars are compiled at once"
             ) from None
-        except UsageError as error:  # made anew: the remembered one is of another request and keeps its trace
-            raise UsageError(f"{spec.origin}{error}") from None
+        if isinstance(made, str):
+            raise UsageError(f"{spec.origin}{made}")
+        return made
 
-    def _find(self, spec: ConstraintSpec) -> "Future[CompiledGrammar]":
+    def _find(self, spec: ConstraintSpec) -> "Future[CompiledGrammar | str]":
         key = _key(spec)
         with self._lock:
             if key in self._cache:
@@ -110,18 +111,19 @@ class GrammarCompiler:
             if key in self._cache:
                 self._cached_bytes -= self._cache.pop(key)[1]
 
-    def _compile(self, kind: str, source: str, key: str) -> CompiledGrammar:
-        """Raises UsageError with a message that goes on after the name of the field."""
+    def _compile(self, kind: str, source: str, key: str) -> CompiledGrammar | str:
+        """A grammar, or why there is none: a message that goes on after the name of the field. It is no exception:
+        that would keep the frames of those who asked first for as long as it is remembered."""
         try:
             matcher = self._matcher(kind, source)
         except ValueError as error:
-            raise UsageError(f" cannot be used as a constraint: {reason_of(str(error))}") from error
+            return f" cannot be used as a constraint: {reason_of(str(error))}"
         if matcher.is_error():
             place = ""
             if kind == "json_schema":
                 place = place_of_fault(json.loads(source), lambda part: self._reason(json.dumps(part)))
             reason = reason_of(matcher.get_error())
-            raise UsageError(f"{f' at {place}' if place else ''} cannot be used as a constraint: {reason}")
+            return f"{f' at {place}' if place else ''} cannot be used as a constraint: {reason}"
         assert self._vocabulary is not None
         return CompiledGrammar(
             matcher,
