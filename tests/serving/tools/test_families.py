@@ -290,6 +290,18 @@ def test_when_nothing_is_bound():
         BY_NAME["pythonic"].constraint((dashed,), ToolChoice(kind="required"))
 
 
+def test_a_schema_that_cannot_be_kept_is_named_with_its_place(compiler):
+    for schema, message in (
+        ({"properties": {"a": {"not": {}}}}, "^tools: the parameters of function 'g' at /properties/a cannot be used"),
+        ({"x-guidance": {"lenient": True}}, "'g' at /: x-guidance is not allowed"),
+        ({"properties": {"a": {"pattern": "a{99999}"}}}, "'g' at /properties/a/pattern repeats a part 99999 times"),
+    ):
+        bad = Tool(name="g", parameters=schema)
+        spec = BY_NAME["hermes"].constraint((WEATHER, bad), ToolChoice(kind="required"))
+        with pytest.raises(UsageError, match=message):
+            compiler.compile(spec)
+
+
 def test_special_tokens_are_forced_by_their_ids():
     ids = {"[TOOL_CALLS]": 5, "<|START_ACTION|>": 7, "<|END_ACTION|>": 8}
     forced = BY_NAME["mistral"].constraint(TOOLS, ToolChoice(kind="required"), special_id=ids.get).source

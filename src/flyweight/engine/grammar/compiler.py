@@ -77,7 +77,8 @@ class GrammarCompiler:
             UsageError: when it exceeds a limit, takes too long, or cannot be compiled; with the reason and, in a JSON
                 schema, the place.
         """
-        check_bounds(spec, self.limits)
+        for one in (*spec.parts, spec):
+            check_bounds(one, self.limits)
         self.prepare()
         found = self._find(spec)
         try:
@@ -90,6 +91,8 @@ class GrammarCompiler:
                 "when fewer grammars are compiled at once"
             ) from None
         if isinstance(made, str):
+            for part in spec.parts:
+                self.compile(part)
             raise UsageError(f"{spec.origin}{made}")
         return made
 

@@ -24,11 +24,14 @@ class ConstraintSpec:
         kind: ``json_schema``, ``regex`` (of the whole answer), ``choice`` or ``lark``, as llguidance takes it.
         source: the schema as JSON text, the pattern, the choices as a JSON list, or the grammar.
         origin: the field it came from, which errors name.
+        parts: of a grammar that was put together: what it is made of. Where it cannot be compiled, the first part that
+            cannot either says why and where.
     """
 
     kind: Kind
     source: str
     origin: str = "the constraint"
+    parts: tuple["ConstraintSpec", ...] = ()
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str, *, origin: str = "json_schema") -> "ConstraintSpec":
@@ -68,9 +71,11 @@ class ConstraintSpec:
         return cls(kind="choice", source=_dumped(list(choices), origin), origin=origin)
 
     @classmethod
-    def lark(cls, grammar: str, *, origin: str = "grammar") -> "ConstraintSpec":
+    def lark(
+        cls, grammar: str, *, origin: str = "grammar", parts: tuple["ConstraintSpec", ...] = ()
+    ) -> "ConstraintSpec":
         """Text of a grammar in Lark's notation, as llguidance reads it."""
-        return cls(kind="lark", source=_text(grammar, origin), origin=origin)
+        return cls(kind="lark", source=_text(grammar, origin), origin=origin, parts=parts)
 
 
 def from_response_format(given: Any) -> ConstraintSpec | None:

@@ -4,9 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flyweight.engine.grammar.bounds import check_bounds
 from flyweight.engine.grammar.json_options import JSON_OPTIONS
-from flyweight.engine.grammar.limits import GrammarLimits
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.errors import UsageError
 from flyweight.serving.tools.tool import Tool
@@ -22,19 +20,15 @@ def schema_of(tool: Tool) -> Mapping[str, Any]:
         return {"type": "object"}
     kind = tool.parameters.get("type", "object")
     if kind != "object":
-        raise UsageError(f"the parameters of function {tool.name!r} are of type {kind!r}; arguments are an object")
+        raise UsageError(
+            f"tools: the parameters of function {tool.name!r} are of type {kind!r}; arguments are an object"
+        )
     return {**tool.parameters, "type": "object"}
 
 
-def check_schema(tool: Tool, limits: GrammarLimits) -> ConstraintSpec:
-    """The schema as a constraint of its own, whose errors name the function.
-
-    Raises:
-        UsageError: when it exceeds a limit.
-    """
-    spec = ConstraintSpec.json_schema(schema_of(tool), origin=f"the parameters of function {tool.name!r}")
-    check_bounds(spec, limits)
-    return spec
+def as_constraint(tool: Tool) -> ConstraintSpec:
+    """The schema as a constraint of its own, whose errors name the function."""
+    return ConstraintSpec.json_schema(schema_of(tool), origin=f"tools: the parameters of function {tool.name!r}")
 
 
 def json_rule(tool: Tool) -> str:

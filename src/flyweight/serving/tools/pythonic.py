@@ -48,8 +48,8 @@ def _call(place: int, tool: Tool) -> list[str]:
     for name in properties:
         if not name.isidentifier():
             raise UsageError(
-                f"the parameter {name!r} of function {tool.name!r} cannot be written as this model calls functions; "
-                "rename it to letters, digits and underscores"
+                f"tools: the parameter {name!r} of function {tool.name!r} cannot be written as this model calls "
+                "functions; rename it to letters, digits and underscores"
             )
     required = schema.get("required", [])
     name = json.dumps(f"{tool.name}(")
@@ -76,8 +76,8 @@ def _value(tool: Tool, name: str, schema: Any) -> str:
             return SIMPLE[schema["type"]]
     if tool.strict:
         raise UsageError(
-            f"function {tool.name!r} is strict, and the schema of its parameter {name!r} cannot be guaranteed as this "
-            "model calls functions; use plain types and enum, or leave strict out"
+            f"tools: function {tool.name!r} is strict, and the schema of its parameter {name!r} cannot be guaranteed "
+            "as this model calls functions; use plain types and enum, or leave strict out"
         )
     return "value"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.serving.tools import shape_grammar
+from flyweight.serving.tools.call_schema import as_constraint
 from flyweight.serving.tools.deltas import NewId, ToolParser
 from flyweight.serving.tools.shape import CallShape
 from flyweight.serving.tools.shape_parser import ShapeParser
@@ -98,4 +99,4 @@ class ToolFormat:
             assert self.shape is not None
             write = shape_grammar.forced if choice.is_forced else shape_grammar.allowed
             source = write(self.shape, tools, parallel=parallel, special_id=special_id)
-        return ConstraintSpec.lark(source, origin="tools")
+        return ConstraintSpec.lark(source, origin="tools", parts=tuple(as_constraint(tool) for tool in tools))
