@@ -6,7 +6,7 @@ not know the model: its vocabulary may be padded beyond the ids that the tokeniz
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,9 +128,27 @@ class Tokenizer:
         """The tokenizer as the text of a ``tokenizer.json``, with all special tokens marked."""
         return self._core.to_str()
 
-    def detokenizer(self, context: Sequence[int] = ()) -> "Detokenizer":
-        """An incremental decoder of what follows the ids in ``context``."""
-        return Detokenizer(self, byte_ids=self._byte_ids, special_ids=self._special_ids, context=context)
+    def special_token_id(self, token: str) -> int | None:
+        """The id of a special token; None for one that is none."""
+        found = self.token_id(token)
+        return found if found in self._special_ids else None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the template that conversations with tools go through."""
+        found = self._templates.get("tool_use", self._templates.get("default"))
+        return None if found is None else found.source
+
+    def detokenizer(self, context: Sequence[int] = (), *, shown: Collection[str] = ()) -> "Detokenizer":
+        """An incremental decoder of what follows the ids in ``context``; special tokens give no text, except those
+        ``shown``."""
+        return Detokenizer(
+            self,
+            byte_ids=self._byte_ids,
+            special_ids=self._special_ids,
+            context=context,
+            shown_ids=frozenset(self.special_token_id(one) for one in shown) - {None},
+        )
 
     def render_chat(
         self,
@@ -186,17 +204,26 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, byte_ids: frozenset[int], special_ids: frozenset[int], context: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        *,
+        byte_ids: frozenset[int],
+        special_ids: frozenset[int],
+        context: Sequence[int],
+        shown_ids: frozenset[int | None] = frozenset(),
     ) -> None:
         self._tokenizer = tokenizer
         self._byte_ids = byte_ids
         self._special_ids = special_ids
+        self._shown_ids = shown_ids
         self._window = self._context_window([index for index in context if index not in special_ids])
         self._shown = len(self._window)  # tokens of the window whose text has been given out
         self._prefix = tokenizer.decode(self._window)
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` settles; empty while a character is incomplete and for special tokens."""
+        if token_id in self._shown_ids:
+            return self.finish() + (self._tokenizer.token(token_id) or "")
         if token_id in self._special_ids or self._tokenizer.token(token_id) is None:
             return ""  # not even put in the window: bytes before and after it join to one character
         self._window.append(token_id)

@@ -1,5 +1,7 @@
 """The official client of OpenAI's API against a real server: each understands the other."""
 
+import json
+
 import openai
 import pytest
 
@@ -137,3 +139,92 @@ def test_responses_streamed(api):
         assert stream.get_final_response().output_text == whole.output_text
     with pytest.raises(openai.NotFoundError):
         api.responses.retrieve(whole.id)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}, "days": {"type": "integer"}},
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+FORCED = {**GREEDY, "tools": [WEATHER], "max_tokens": 60}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_forced_call(api, choice):
+    found = api.chat.completions.create(**FORCED, tool_choice=choice).choices[0]
+    assert found.finish_reason == "tool_calls"
+    (call,) = found.message.tool_calls[:1]
+    assert call.function.name == "get_weather"
+    arguments = json.loads(call.function.arguments)
+    assert arguments["city"] in ("Paris", "Rome")
+    assert isinstance(arguments["days"], int)
+    assert call.id
+
+
+def test_a_forced_call_streamed(api):
+    ask = {**FORCED, "tool_choice": "required", "parallel_tool_calls": False}
+    whole = api.chat.completions.create(**ask).choices[0].message.tool_calls[0]
+    names, arguments, reasons = [], "", []
+    for chunk in api.chat.completions.create(**ask, stream=True):
+        choice = chunk.choices[0]
+        for call in choice.delta.tool_calls or []:
+            names += [call.function.name] if call.function.name else []
+            arguments += call.function.arguments or ""
+        reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert names == ["get_weather"]
+    assert json.loads(arguments) == json.loads(whole.function.arguments)
+    assert reasons == ["tool_calls"]
+
+
+def test_a_conversation_with_a_call_goes_on(api):
+    call = api.chat.completions.create(**FORCED, tool_choice="required").choices[0].message
+    result = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "sunny"}
+    ask = {**GREEDY, "messages": [*MESSAGES, call.model_dump(exclude_none=True), result], "tools": [WEATHER]}
+    assert api.chat.completions.create(**ask).choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert api.chat.completions.create(**FORCED, tool_choice="none").choices[0].message.tool_calls is None
+
+
+def test_response_format(api):
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "old": {"type": "boolean"}},
+        "required": ["name", "old"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    found = json.loads(
+        api.chat.completions.create(**{**GREEDY, "max_tokens": 80}, response_format=form).choices[0].message.content
+    )
+    assert set(found) == {"name", "old"}
+    assert isinstance(found["old"], bool)
+    chosen = api.chat.completions.create(**GREEDY, extra_body={"structured_outputs": {"choice": ["red", "blue"]}})
+    assert chosen.choices[0].message.content in ("red", "blue")
+    text = api.completions.create(
+        model="demo", prompt="A date: ", max_tokens=20, extra_body={"structured_outputs": {"regex": "[0-9]{4}"}}
+    )
+    assert len(text.choices[0].text) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
+        ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "tools"),
+    ],
+)
+def test_what_cannot_bind_an_answer_is_refused(api, change, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.chat.completions.create(**GREEDY, **change)
+    assert caught.value.param.startswith(param)

@@ -24,6 +24,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, origin: str, limits: TemplateLimits | None = None) -> None:
+        self.source = source
         self._origin = origin
         self._limits = limits if limits is not None else TemplateLimits()
         try:

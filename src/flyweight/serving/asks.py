@@ -1,9 +1,10 @@
 """What a route asks of a model, whatever the API it speaks: prompts not yet tokens, options not yet complete."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.sampling_options import SamplingOptions
 
 
@@ -23,6 +24,12 @@ class Conversation:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+
+    def with_tools(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> "Conversation":
+        """The same with other messages, and functions for the template."""
+        return replace(self, messages=messages, tools=tools)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +72,8 @@ class Ask:
         prompt_logprobs: report the log probability of every token of the prompts behind the first, and of so many of
             the most likely in its place.
         streams: whether the client reads while the answer is made.
+        constraint: what the answers must look like.
+        shown_tokens: special tokens that are part of the text of answers.
     """
 
     request_id: str
@@ -77,3 +86,5 @@ class Ask:
     cache_salt: str = ""
     prompt_logprobs: int | None = None
     streams: bool = False
+    constraint: ConstraintSpec | None = None
+    shown_tokens: tuple[str, ...] = ()

@@ -47,12 +47,6 @@ class ServerLimits:
     answer_tokens: int = 8192
     """Tokens of one answer; also what max_tokens is where a request names none and the context has room."""
 
-    template_seconds: float = 5.0
-    """Seconds that a chat template may take."""
-
-    template_characters: int = 4_194_304
-    """Characters that a chat template may write."""
-
     queued_requests: int = 256
     """Prompts that wait for the engine, of all keys together; more are refused with 503."""
 

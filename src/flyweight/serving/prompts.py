@@ -5,7 +5,9 @@ All of it may take long for long texts, so it runs on a small pool of threads, n
 
 from dataclasses import dataclass, replace
 
-from flyweight.engine.generation import Asked
+from flyweight.engine.constraint import ConstraintFactory
+from flyweight.engine.generation import Answer, Asked
+from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
 from flyweight.errors import CheckpointError, FlyweightError, UsageError
 from flyweight.serving.api_errors import CONTEXT_LENGTH, ApiError
@@ -24,15 +26,23 @@ class Prepared:
     max_tokens: int
 
 
-def prepare(model: LanguageModel, ask: Ask, limits: ServerLimits, *, engine_priority: bool) -> list[Prepared]:
+def prepare(
+    model: LanguageModel, ask: Ask, limits: ServerLimits, *, engine_priority: bool, constraint: ConstraintFactory | None
+) -> list[Prepared]:
     """Make every prompt of a request ready.
+
+    Args:
+        engine_priority: tell the engine of the request's priority, which passes those of other owners.
+        constraint: what the request's constraint was compiled to.
 
     Raises:
         ApiError: 400, naming the field.
     """
     try:
         return [
-            _prepare_one(model, ask, prompt, limits, place if len(ask.prompts) > 1 else None, engine_priority)
+            _prepare_one(
+                model, ask, prompt, limits, place if len(ask.prompts) > 1 else None, engine_priority, constraint
+            )
             for place, prompt in enumerate(ask.prompts)
         ]
     except FlyweightError as error:
@@ -93,7 +103,13 @@ def _cut_behind(text: str, content: object) -> str:
 
 
 def _prepare_one(
-    model: LanguageModel, ask: Ask, prompt: Prompt, limits: ServerLimits, place: int | None, engine_priority: bool
+    model: LanguageModel,
+    ask: Ask,
+    prompt: Prompt,
+    limits: ServerLimits,
+    place: int | None,
+    engine_priority: bool,
+    constraint: ConstraintFactory | None,
 ) -> Prepared:
     text, ids = encode(model, prompt)
     param = "messages" if isinstance(prompt, Conversation) else "prompt" if place is None else f"prompt[{place}]"
@@ -115,8 +131,26 @@ def _prepare_one(
         asked.request,
         priority=ask.priority if engine_priority else 0,
         prompt_logprobs=ask.prompt_logprobs,
+        constraint=constraint,
     )
-    return Prepared(text=text, ids=ids, asked=replace(asked, request=request), max_tokens=wanted)
+    answers = asked.answers
+    if ask.shown_tokens:
+        answers = [
+            Answer(options.stop, model.tokenizer.detokenizer(ids, shown=ask.shown_tokens)) for _ in asked.answers
+        ]
+    return Prepared(text=text, ids=ids, asked=Asked(request=request, answers=answers), max_tokens=wanted)
+
+
+def compile_constraint(model: LanguageModel, spec: ConstraintSpec) -> ConstraintFactory:
+    """What makes the state of a constraint for each answer.
+
+    Raises:
+        ApiError: 400 when it cannot be kept.
+    """
+    try:
+        return model.grammars.compile(spec)
+    except FlyweightError as error:
+        raise refusal(error, model, spec.origin) from error
 
 
 def _salt(ask: Ask) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -25,12 +25,14 @@ from flyweight.serving.limits import ServerLimits
 from flyweight.serving.model_card import ModelCard, read_card
 from flyweight.serving.observation import Finished, Observer, Observers, Outcome, Rejected, Submitted
 from flyweight.serving.pieces import piece, scored_only
-from flyweight.serving.prompts import Prepared, encode, prepare, refusal
+from flyweight.serving.prompts import Prepared, compile_constraint, encode, prepare, refusal
+from flyweight.serving.tools.registry import tool_format_for
 from flyweight.tokenizer import REPLACEMENT
 
 T = TypeVar("T")
 
 SWEEP_SECONDS = 0.25
+GRAMMAR_THREADS = 2
 
 log = logging.getLogger("flyweight")
 
@@ -60,6 +62,7 @@ class ModelService:
 
     Attributes:
         card: what /v1/models says.
+        tool_format: how the model calls functions; None where that is not known.
     """
 
     def __init__(
@@ -69,11 +72,15 @@ class ModelService:
         self.name = name
         self.limits = limits
         self.card: ModelCard = read_card(model, name)
+        template = model.tokenizer.chat_template if model.has_chat_template else None
+        self.tool_format = None if template is None else tool_format_for(template)
         self._pool = pool
         self._observers = observers
         self._loop = asyncio.get_running_loop()
         self._worker = EngineWorker(model, name=name, deliver=self._hand_over)
         self._admission = Admission(limits, max_sequences=self._worker.max_sequences)
+        # Grammars wait for one another, never texts for grammars.
+        self._grammar_pool = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix=f"grammars {name}")
         self._open: dict[Job, _Open] = {}
         self._of_ticket: dict[Ticket, _Open] = {}
         self._preparing = 0
@@ -116,8 +123,20 @@ class ModelService:
         self._refuse_early(ask)
         self._preparing += 1
         try:
+            constraint = None
+            if ask.constraint is not None:
+                constraint = await self._loop.run_in_executor(
+                    self._grammar_pool, compile_constraint, self.model, ask.constraint
+                )
             prepared = await self.compute(
-                partial(prepare, self.model, ask, self.limits, engine_priority=not ask.owner.name)
+                partial(
+                    prepare,
+                    self.model,
+                    ask,
+                    self.limits,
+                    engine_priority=not ask.owner.name,
+                    constraint=constraint,
+                )
             )
         finally:
             self._preparing -= 1
@@ -223,6 +242,7 @@ class ModelService:
         self._admission.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._grammar_pool.shutdown(wait=False, cancel_futures=True)
         await self._loop.run_in_executor(None, self._worker.stop, 10.0)
 
     # Into the queue

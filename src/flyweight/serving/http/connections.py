@@ -6,23 +6,24 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class GuardedProtocol(H11Protocol):
-    """HTTP/1.1 where the headers of the first request must be there in time. Between requests uvicorn's own keep-alive
-    time counts."""
+def guarded_protocol(header_seconds: float) -> type[H11Protocol]:
+    """HTTP/1.1 where the headers of a connection's first request must be there in time. Between requests uvicorn's own
+    keep-alive time counts."""
 
-    HEADER_SECONDS = 10.0
+    class GuardedProtocol(H11Protocol):
+        _header_timer: asyncio.TimerHandle | None = None
 
-    _header_timer: asyncio.TimerHandle | None = None
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._header_timer = self.loop.call_later(header_seconds, self._close_unless_asked)
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._header_timer = self.loop.call_later(self.HEADER_SECONDS, self._close_unless_asked)
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._header_timer is not None:
+                self._header_timer.cancel()
+            super().connection_lost(exc)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-        super().connection_lost(exc)
+        def _close_unless_asked(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
 
-    def _close_unless_asked(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    return GuardedProtocol

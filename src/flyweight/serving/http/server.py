@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from flyweight.errors import UsageError
-from flyweight.serving.http.connections import GuardedProtocol
+from flyweight.serving.http.connections import guarded_protocol
 from flyweight.serving.http.state import ServerState
 
 log = logging.getLogger("flyweight")
@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
                 app,
                 host=options.host,
                 port=options.port,
-                http=GuardedProtocol,
+                http=guarded_protocol(limits.header_seconds),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -13,7 +13,7 @@ from flyweight.serving.protocol.sampling import LARGEST_TOKEN, LONGEST_NAME, Gen
 
 MOST_MESSAGES = 4096
 MOST_PARTS = 256
-MOST_CALLS = 128
+MOST_CALLS = MOST_TOOLS = 128
 SET_BY_SERVER = ("messages", "tools", "add_generation_prompt", "chat_template", "documents")
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -111,6 +111,10 @@ class ChatBody(GenerationBody):
     add_special_tokens: Literal[False] | None = Field(None, description="templates write them themselves")
     chat_template_kwargs: Annotated[dict[Name, Any], Field(max_length=32)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
@@ -137,7 +141,7 @@ class ChatBody(GenerationBody):
             raise ApiError(400, "top_logprobs needs logprobs=true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def conversation(self, tools: list[dict[str, Any]] | None = None) -> Conversation:
+    def conversation(self) -> Conversation:
         """What goes through the template.
 
         Raises:
@@ -151,7 +155,6 @@ class ChatBody(GenerationBody):
             variables=variables,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
-            tools=tools,
         )
 
 
@@ -161,7 +164,6 @@ def conversation_of(
     variables: Mapping[str, Any] | None,
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
-    tools: list[dict[str, Any]] | None,
 ) -> Conversation:
     """Messages as they go through the template; it ends where an answer begins unless it is told otherwise.
 
@@ -181,7 +183,6 @@ def conversation_of(
         )
     return Conversation(
         messages=[message.to_template() for message in messages],
-        tools=tools,
         variables=dict(variables or {}),
         add_generation_prompt=begins,
         continue_final_message=continues,

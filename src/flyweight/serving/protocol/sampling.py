@@ -65,6 +65,7 @@ class GenerationBody(Body):
     return_token_ids: bool | None = None
     user: Name | None = Field(None, description="not used")
     metadata: Annotated[dict[str, Name], Field(max_length=16)] | None = Field(None, description="not used")
+    structured_outputs: dict[str, Any] | None = None
     store: Literal[False] | None = Field(None, description="completions are not stored")
 
     def sampling_options(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingOptions:

@@ -40,7 +40,6 @@ class TokenizeBody(Body):
             variables=self.chat_template_kwargs,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
-            tools=None,
         )
         return conversation
 

@@ -6,8 +6,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from flyweight.engine.generation import Completion
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.asks import Ask
+from flyweight.serving.calls import Calling, read_calling
 from flyweight.serving.http.answers import json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
@@ -18,7 +20,9 @@ from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import ChatBody
 from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
 from flyweight.serving.protocol.schemas import CHAT_COMPLETION, schema_of
+from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService
+from flyweight.serving.tools.deltas import ContentDelta, Delta
 
 
 async def chat_completions(request: Request) -> ASGIApp:
@@ -27,19 +31,29 @@ async def chat_completions(request: Request) -> ASGIApp:
     state = state_of(request)
     service = state.service(body.model)
     body.check_stream_options()
+    calling = read_calling(
+        service.tool_format,
+        service.model.tokenizer,
+        tools=body.tools,
+        choice=body.tool_choice,
+        parallel=body.parallel_tool_calls,
+        constraint=read_constraint(body.response_format, body.structured_outputs),
+    )
     ask = Ask(
         request_id=request_id_of(request),
         owner=owner_of(request),
-        prompts=(body.conversation(),),
+        prompts=(calling.put_into(body.conversation()),),
         options=body.sampling_options(max_tokens=body.length, logprobs=body.listed),
         max_tokens=body.length,
         samples=body.n or 1,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
         streams=bool(body.stream),
+        constraint=calling.constraint,
+        shown_tokens=calling.marks,
     )
     answers = await unless_left(request, service.answer(ask))
-    reply = ChatReply(service, body, answers, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
+    reply = ChatReply(service, body, answers, calling, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
     if body.stream:
         return EventStream(
             closed_by_done(reply.chunks(), answers),
@@ -56,11 +70,19 @@ class ChatReply:
     """Writes the answers to one request as OpenAI's API has them. Built by hand: this runs for every token."""
 
     def __init__(
-        self, service: ModelService, body: ChatBody, answers: Answers, *, hides_cached: bool, warnings: list[str]
+        self,
+        service: ModelService,
+        body: ChatBody,
+        answers: Answers,
+        calling: Calling,
+        *,
+        hides_cached: bool,
+        warnings: list[str],
     ) -> None:
         self._service = service
         self._body = body
         self._answers = answers
+        self._readers = [calling.reader() for _ in range(answers.count)]
         self._usage = UsageCount(answers, hides_cached=hides_cached)
         self._warnings = warnings
         self._head: dict[str, Any] = {"id": new_id("chatcmpl"), "created": now(), "model": service.name}
@@ -89,37 +111,53 @@ class ChatReply:
             yield event({**first, "choices": [self._delta(index, delta)]})
         async for piece in self._answers:
             self._usage.add(piece)
-            chunk = {**head, "choices": [self._piece(piece)]}
-            if counts_all:
-                chunk["usage"] = self._usage.to_dict()
-            yield event(chunk)
+            for choice in self._choices(piece):
+                chunk = {**head, "choices": [choice]}
+                if counts_all:
+                    chunk["usage"] = self._usage.to_dict()
+                yield event(chunk)
         if options is not None and options.include_usage:
             yield event({**head, "choices": [], "usage": self._usage.to_dict()})
 
     def _choice(self, piece: AnswerPiece) -> dict[str, Any]:
+        """A complete answer."""
         completion = piece.completion
         assert completion is not None
+        text, calls = self._readers[piece.index].whole(completion.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+        if calls:
+            message["tool_calls"] = [
+                {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+                for one in calls
+            ]
         choice: dict[str, Any] = {
             "index": piece.index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "message": message,
             "logprobs": self._log_probabilities(piece),
-            "finish_reason": completion.finish_reason,
-            "stop_reason": stop_reason(completion, self._service.model.stop_ids),
+            **self._ending(completion, has_calls=bool(calls)),
         }
         if self._body.return_token_ids:
             choice["token_ids"] = list(completion.token_ids)
         return choice
 
-    def _piece(self, piece: AnswerPiece) -> dict[str, Any]:
-        delta = {"content": piece.text} if piece.text else {}
-        choice = self._delta(piece.index, delta)
-        choice["logprobs"] = self._log_probabilities(piece)
-        if piece.completion is not None:
-            choice["finish_reason"] = piece.completion.finish_reason
-            choice["stop_reason"] = stop_reason(piece.completion, self._service.model.stop_ids)
+    def _choices(self, piece: AnswerPiece) -> list[dict[str, Any]]:
+        """What a piece brings, one delta after another; log probabilities and the end come with the last of them."""
+        reader, completion = self._readers[piece.index], piece.completion
+        deltas = [_delta(one) for one in reader.read(piece.text, is_last=completion is not None)]
+        found = [self._delta(piece.index, one) for one in deltas or [{}]]
+        found[-1]["logprobs"] = self._log_probabilities(piece)
+        if completion is not None:
+            found[-1].update(self._ending(completion, has_calls=reader.has_calls))
         if self._body.return_token_ids:
-            choice["token_ids"] = piece.token_ids
-        return choice
+            found[-1]["token_ids"] = piece.token_ids
+        return found
+
+    def _ending(self, completion: Completion, *, has_calls: bool) -> dict[str, Any]:
+        reason: str = completion.finish_reason
+        return {
+            "finish_reason": "tool_calls" if has_calls and reason == "stop" else reason,
+            "stop_reason": stop_reason(completion, self._service.model.stop_ids),
+        }
 
     def _delta(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -128,6 +166,21 @@ class ChatReply:
         if not self._body.logprobs:
             return None
         return chat_log_probabilities(piece.log_probabilities, self._service.token_label)
+
+
+def _delta(one: Delta) -> dict[str, Any]:
+    """News of an answer's text, or of a call in it, as a stream has it."""
+    if isinstance(one, ContentDelta):
+        return {"content": one.text}
+    call: dict[str, Any] = {"index": one.index, "function": {"arguments": one.arguments}}
+    if one.id is not None:
+        call = {
+            "index": one.index,
+            "id": one.id,
+            "type": "function",
+            "function": {"name": one.name, "arguments": one.arguments},
+        }
+    return {"tool_calls": [call]}
 
 
 OPERATIONS = [

@@ -20,6 +20,7 @@ from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.completions import CompletionBody
 from flyweight.serving.protocol.log_probabilities import text_log_probabilities
 from flyweight.serving.protocol.schemas import TEXT_COMPLETION, schema_of
+from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService
 
 
@@ -40,6 +41,7 @@ async def completions(request: Request) -> ASGIApp:
         cache_salt=body.cache_salt or "",
         prompt_logprobs=body.logprobs if body.echo else None,
         streams=bool(body.stream),
+        constraint=read_constraint(None, body.structured_outputs),
     )
     answers = await unless_left(request, service.answer(ask))
     reply = CompletionReply(service, body, answers, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
