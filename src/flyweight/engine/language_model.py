@@ -11,6 +11,7 @@ import numpy as np
 
 from flyweight import kernels
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.checkpoint.weights import Weights
 from flyweight.engine.constraint import ConstraintFactory
 from flyweight.engine.engine import Engine, Trace
 from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
@@ -84,6 +85,7 @@ class LanguageModel:
         self._engine_options = engine_options
         self._make_proposer = make_proposer
         self._reader: Reader | None = None
+        self._final_norm: Array | None = None
         self._grammars: GrammarCompiler | None = None
 
     @property
@@ -194,6 +196,21 @@ class LanguageModel:
         rows = max(1, LOGIT_BYTES // (4 * self.spec.vocab_size))
         for first in range(0, len(batch.output_rows), rows):
             yield self._runner.logits(hidden[first : first + rows])
+
+    @property
+    def needs_whole_prompts(self) -> bool:
+        """Whether a prompt must not be computed in chunks."""
+        return has_moving_rope(self.spec)
+
+    def states(self, batch: Batch) -> Array:
+        """What the head reads after the final norm, float32 (outputs, hidden size) of the batch's ``output_rows``."""
+        norm = self.spec.final_norm
+        if self._final_norm is None:
+            self._final_norm = Weights.open(self.checkpoint, self.spec).norm(norm).astype(np.float32)
+        x: Array = np.asarray(self._runner.hidden(batch), np.float32)
+        scale = 1.0 / np.sqrt((x * x).mean(axis=1, keepdims=True) + norm.eps)
+        found: Array = x * scale * (norm.weight_offset + self._final_norm)
+        return found
 
     def score(
         self, sequences: Sequence[Sequence[int]], *, chunk_tokens: int = SCORE_TOKENS

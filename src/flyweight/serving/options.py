@@ -47,6 +47,10 @@ class ServeOptions:
     lenient: bool = False
     """Answer requests with unknown parameters, and list these under ``warnings``, instead of refusing them."""
 
+    embeddings: Literal["auto", "mean", "last", "off"] = "auto"
+    """How /v1/embeddings pools the hidden states of a text: over all tokens, or the last one's; auto: as the files of
+    an embedding model say, and refused for others."""
+
     drain_seconds: float = 30.0
     """Seconds that open answers get to end after SIGTERM."""
 
@@ -76,6 +80,8 @@ class ServeOptions:
             raise UsageError(f"port={self.port} is out of range; choose 1 to 65535, or 0 for a free one")
         if not 0 <= self.drain_seconds <= 86400:
             raise UsageError(f"drain_seconds={self.drain_seconds} is out of range; choose 0 to 86400")
+        if self.embeddings not in ("auto", "mean", "last", "off"):
+            raise UsageError(f"embeddings={self.embeddings!r} is unknown; choose auto, mean, last or off")
         if self.log_format not in ("line", "json"):
             raise UsageError(f"log_format={self.log_format!r} is unknown; choose line or json")
         if self.model_root is not None and not self.model_root.is_dir():

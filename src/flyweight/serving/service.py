@@ -167,6 +167,11 @@ class ModelService:
         """Run something that takes long, but does not use the engine, off the event loop."""
         return await self._loop.run_in_executor(self._pool, function)
 
+    def check_open(self) -> None:
+        """Raise ApiError when the service takes no more work."""
+        if self._is_draining:
+            raise ApiError(503, "the server is shutting down", code="draining", retry_after=5.0)
+
     async def run(self, function: Callable[[Engine], T]) -> T:
         """Run something in the engine's thread between two steps."""
         return await asyncio.wrap_future(self._worker.run(function))

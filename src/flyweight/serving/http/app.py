@@ -16,7 +16,7 @@ from flyweight.serving.http.hosts import host_rule
 from flyweight.serving.http.middleware import OPEN_PATHS, Gate
 from flyweight.serving.http.openapi import openapi_document
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes import chat, completions, health, messages, models, responses, tokens
+from flyweight.serving.http.routes import chat, completions, embeddings, health, messages, models, responses, tokens
 from flyweight.serving.http.state import ServerState, request_id_of
 from flyweight.serving.keys import read_keys
 
@@ -32,6 +32,7 @@ def operations() -> list[Operation]:
         *completions.OPERATIONS,
         *responses.OPERATIONS,
         *messages.OPERATIONS,
+        *embeddings.OPERATIONS,
         *tokens.OPERATIONS,
     ]
 
