@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.options import has_moving_rope
 from flyweight.errors import UsageError
 from flyweight.formats.base import Array
 from flyweight.runtime.sequences import CachedSequence, SequencePlanner
@@ -60,4 +61,4 @@ class Embedder:
         return vector
 
     def _chunk(self, length: int) -> int:
-        return length if self._model.needs_whole_prompts else CHUNK_TOKENS
+        return length if has_moving_rope(self._model.spec) else CHUNK_TOKENS

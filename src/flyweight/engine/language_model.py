@@ -197,11 +197,6 @@ class LanguageModel:
         for first in range(0, len(batch.output_rows), rows):
             yield self._runner.logits(hidden[first : first + rows])
 
-    @property
-    def needs_whole_prompts(self) -> bool:
-        """Whether a prompt must not be computed in chunks."""
-        return has_moving_rope(self.spec)
-
     def states(self, batch: Batch) -> Array:
         """What the head reads after the final norm, float32 (outputs, hidden size) of the batch's ``output_rows``."""
         norm = self.spec.final_norm
