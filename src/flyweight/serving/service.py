@@ -26,8 +26,8 @@ from flyweight.serving.model_card import ModelCard, read_card
 from flyweight.serving.observation import Finished, Observer, Observers, Outcome, Rejected, Submitted
 from flyweight.serving.pieces import piece, scored_only
 from flyweight.serving.prompts import Prepared, compile_constraint, encode, prepare, refusal
+from flyweight.serving.token_text import TokenText
 from flyweight.serving.tools.registry import tool_format_for
-from flyweight.tokenizer import REPLACEMENT
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ class ModelService:
 
     Attributes:
         card: what /v1/models says.
+        tokens: as clients see them.
         tool_format: how the model calls functions; None where that is not known.
     """
 
@@ -74,6 +75,7 @@ class ModelService:
         self.card: ModelCard = read_card(model, name)
         template = model.tokenizer.chat_template if model.has_chat_template else None
         self.tool_format = None if template is None else tool_format_for(template)
+        self.tokens = TokenText(model)
         self._pool = pool
         self._observers = observers
         self._loop = asyncio.get_running_loop()
@@ -151,17 +153,6 @@ class ModelService:
             ApiError: 400 where it cannot be read.
         """
         return await self.compute(partial(encode, self.model, prompt))
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Ids as text, special tokens included."""
-        return self.model.tokenizer.decode(ids, skip_special_tokens=False)
-
-    def token_label(self, token: int) -> str:
-        """A token's text, or its spelling in the vocabulary where it is only part of a character."""
-        text = self.model.token_text(token)
-        if REPLACEMENT not in text:
-            return text
-        return self.model.tokenizer.token(token) or text
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Run something that takes long, but does not use the engine, off the event loop."""

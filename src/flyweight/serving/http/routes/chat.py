@@ -165,7 +165,7 @@ class ChatReply:
     def _log_probabilities(self, piece: AnswerPiece) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
-        return chat_log_probabilities(piece.log_probabilities, self._service.token_label)
+        return chat_log_probabilities(piece.log_probabilities, self._service.tokens.label)
 
 
 def _delta(one: Delta) -> dict[str, Any]:

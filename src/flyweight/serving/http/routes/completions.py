@@ -130,7 +130,7 @@ class CompletionReply:
     def _echo(self, index: int) -> str:
         place = index // self._answers.samples
         text = self._answers.prompt_texts[place]
-        return text if text is not None else self._service.text_of(self._answers.prompts[place])
+        return text if text is not None else self._service.tokens.of(self._answers.prompts[place])
 
     def _log_probabilities(self, piece: AnswerPiece, *, echoed: bool) -> dict[str, Any] | None:
         if self._body.logprobs is None:
@@ -142,7 +142,7 @@ class CompletionReply:
             scores = self._scores.setdefault(place, piece.prompt_log_probabilities)
             found = [self._answers.prompts[place][0], *scores, *found]
         written = text_log_probabilities(
-            found, self._service.token_label, offset=self._offsets[piece.index], listed=self._body.logprobs
+            found, self._service.tokens.label, offset=self._offsets[piece.index], listed=self._body.logprobs
         )
         self._offsets[piece.index] += sum(map(len, written["tokens"]))
         return written

@@ -208,7 +208,7 @@ class ResponseReply:
     def _log_probabilities(self, piece: AnswerPiece) -> list[dict[str, Any]]:
         if not self._body.include:
             return []
-        found = chat_log_probabilities(piece.log_probabilities, self._service.token_label)["content"]
+        found = chat_log_probabilities(piece.log_probabilities, self._service.tokens.label)["content"]
         return [{**one, "bytes": one["bytes"] or []} for one in found]
 
 

@@ -21,7 +21,7 @@ async def tokenize(request: Request) -> Response:
     service = state_of(request).service(body.model)
     _, ids = await service.encode(body.to_prompt())
     found: dict[str, Any] = {"count": len(ids), "max_model_len": service.model.context_length, "tokens": ids}
-    found["token_strs"] = [service.token_label(one) for one in ids] if body.return_token_strs else None
+    found["token_strs"] = [service.tokens.label(one) for one in ids] if body.return_token_strs else None
     return json_answer({**found, "warnings": warnings} if warnings else found)
 
 
@@ -33,7 +33,7 @@ async def detokenize(request: Request) -> Response:
     wrong = next((one for one in body.tokens if one > last), None)
     if wrong is not None:
         raise ApiError(400, f"the model has no token {wrong}; its ids go from 0 to {last}", param="tokens")
-    text = await service.compute(partial(service.text_of, body.tokens))
+    text = await service.compute(partial(service.tokens.of, body.tokens))
     return json_answer({"prompt": text, "warnings": warnings} if warnings else {"prompt": text})
 
 
