@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 IMPORT_NAMES = {"array-api-compat": "array_api_compat", "pyyaml": "yaml"}
 TORCH_ONLY = {"runtime/torch_ops.py"}
+TRACES_ONLY = {"serving/tracing.py"}
 
 
 def declared() -> set[str]:
@@ -37,6 +38,8 @@ def test_only_declared_libraries_are_imported():
         extra = imported_roots(path, top_level_only=False) - allowed
         if relative in TORCH_ONLY:
             extra -= {"torch"}
+        elif relative in TRACES_ONLY:
+            extra -= {"opentelemetry"}
         elif "torch" in extra and "torch" not in imported_roots(path, top_level_only=True):
             extra -= {"torch"}  # inside a function, for arrays that are already torch's
         if extra:

@@ -126,6 +126,25 @@ class Finished:
     message: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpEnded:
+    """An HTTP request has ended.
+
+    Attributes:
+        route: a path as the server declares it, never the client's own.
+        status: of the answer; 499 where the client left before one began.
+        traceparent: the header of that name, as it was sent.
+    """
+
+    request_id: str
+    method: str
+    route: str
+    status: int
+    began: float
+    ended: float
+    traceparent: str = ""
+
+
 class Observer(Protocol):
     """Who listens. It must be quick: it runs between the events of all requests. What it raises is logged, and does
     not reach those who work."""

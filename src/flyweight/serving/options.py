@@ -60,6 +60,9 @@ class ServeOptions:
     request_log: bool = True
     """Write a line for each answer and each request that is refused or fails, without what it said."""
 
+    otlp_endpoint: str | None = None
+    """Where spans of requests are sent, such as http://collector:4318/v1/traces; needs the otel extra."""
+
     hide_cached_tokens: bool = False
     """Do not tell clients how many of a prompt's tokens were found in the cache."""
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from flyweight.serving.log_sink import LogSink
-from flyweight.serving.observation import Finished, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import Finished, HttpEnded, Rejected, StepTaken, Submitted
 
 LogFormat = Literal["line", "json"]
 LOG_FORMATS = ("line", "json")
@@ -112,10 +112,17 @@ class RequestLog:
             }
         self._write(fields)
 
-    def http(self, *, request_id: str, method: str, route: str, status: int, seconds: float) -> None:
+    def http(self, ended: HttpEnded) -> None:
         """An HTTP request was answered."""
         self._write(
-            {"event": "http", "id": request_id, "method": method, "route": route, "status": status, "seconds": seconds}
+            {
+                "event": "http",
+                "id": ended.request_id,
+                "method": ended.method,
+                "route": ended.route,
+                "status": ended.status,
+                "seconds": ended.ended - ended.began,
+            }
         )
 
     def _write(self, fields: dict[str, object]) -> None:

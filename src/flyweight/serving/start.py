@@ -4,8 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from flyweight.engine.language_model import LanguageModel
+from flyweight.errors import UsageError
 from flyweight.reporting.units import parse_bytes
 from flyweight.serving.house import ModelHouse
 from flyweight.serving.http.app import make_app, operations
@@ -22,6 +24,9 @@ from flyweight.serving.model_loader import ModelLoader
 from flyweight.serving.observation import Observers
 from flyweight.serving.options import ServeOptions
 from flyweight.serving.watch import Watch
+
+if TYPE_CHECKING:
+    from flyweight.serving.tracing import Traces
 
 POOL_THREADS = 2
 
@@ -62,11 +67,13 @@ async def _run(
 ) -> None:
     with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="text") as pool:
         state = ServerState(options=options, limits=limits, pool=pool)
+        traces = None if options.otlp_endpoint is None else _open_traces(options.otlp_endpoint)
         watch = Watch(
             state.services,
             sink=sink if options.request_log else None,
             log_format=options.log_format,
-            observers=observers,
+            observers=observers if traces is None else (*observers, traces),
+            on_http=(lambda _ended: None) if traces is None else traces.end,
         )
         house = ModelHouse(
             state.services,
@@ -89,3 +96,13 @@ async def _run(
             await serve(app, state, on_listening=on_listening)
         finally:
             await house.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
+
+
+def _open_traces(endpoint: str) -> "Traces":
+    try:
+        from flyweight.serving.tracing import open_traces  # an extra, and only for those who want traces
+    except ImportError:
+        raise UsageError("otlp_endpoint needs the otel extra; install it with pip install 'flyweight[otel]'") from None
+    return open_traces(endpoint)

@@ -11,7 +11,7 @@ from flyweight.serving import metric_names
 from flyweight.serving.live_state import LiveState
 from flyweight.serving.log_sink import LogSink
 from flyweight.serving.metrics import CacheConfig, Gauges, ServerMetrics, WorkerMetrics
-from flyweight.serving.observation import Observers
+from flyweight.serving.observation import HttpEnded, Observers
 from flyweight.serving.request_log import LogFormat, RequestLog
 from flyweight.serving.service import ModelService
 from flyweight.serving.timeline import Timelines
@@ -25,6 +25,7 @@ class Watch:
         services: by name, as they are now.
         sink: where the request log goes; None for no such log.
         observers: told of everything too.
+        on_http: told of every HTTP request that has ended.
 
     Attributes:
         memory_of: bytes counted against the bound for the models of a name.
@@ -37,6 +38,7 @@ class Watch:
         sink: LogSink | None = None,
         log_format: LogFormat = "line",
         observers: Observers = (),
+        on_http: Callable[[HttpEnded], None] = lambda _ended: None,
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -46,6 +48,7 @@ class Watch:
         self._services = services
         self._log = None if sink is None else RequestLog(sink, log_format, wall_clock=wall_clock)
         self._observers = tuple(observers)
+        self._on_http = on_http
         self._live: dict[str, LiveState] = {}
         self._clock = clock
         if sink is not None:
@@ -74,11 +77,12 @@ class Watch:
         self.metrics.forget(name)
         self._live.pop(name, None)
 
-    def log_http(self, *, request_id: str, method: str, route: str, status: int, seconds: float) -> None:
-        """An HTTP request was answered; ``route`` is a path as the server declares it, never the client's own."""
-        self.metrics.count(metric_names.HTTP_REQUESTS, 1, route, str(status))
-        if self._log is not None and (method != "GET" or status >= 400):  # probes and the page ask all the time
-            self._log.http(request_id=request_id, method=method, route=route, status=status, seconds=seconds)
+    def end_http(self, ended: HttpEnded) -> None:
+        """An HTTP request was answered."""
+        self.metrics.count(metric_names.HTTP_REQUESTS, 1, ended.route, str(ended.status))
+        if self._log is not None and (ended.method != "GET" or ended.status >= 400):  # the page asks all the time
+            self._log.http(ended)
+        self._on_http(ended)
 
     def state(self) -> dict[str, Any]:
         """How the engines are doing, for the page."""

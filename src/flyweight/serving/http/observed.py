@@ -7,9 +7,11 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flyweight.serving.http.operations import Operation
+from flyweight.serving.observation import HttpEnded
 from flyweight.serving.watch import Watch
 
 UNKNOWN_ROUTE = "unknown"
+LONGEST_TRACEPARENT = 128
 
 
 class ObservedHttp:
@@ -42,15 +44,24 @@ class ObservedHttp:
         try:
             await self._app(scope, receive, observed)
         finally:
-            self._watch.log_http(
-                request_id=scope.get("flyweight.request_id", ""),
-                method=scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else "other",
-                route=self._route(scope["path"]),
-                status=status,
-                seconds=time.perf_counter() - began,
+            self._watch.end_http(
+                HttpEnded(
+                    request_id=scope.get("flyweight.request_id", ""),
+                    method=scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else "other",
+                    route=self._route(scope["path"]),
+                    status=status,
+                    began=began,
+                    ended=time.perf_counter(),
+                    traceparent=_traceparent(scope),
+                )
             )
 
     def _route(self, path: str) -> str:
         if path in self._plain:
             return path
         return next((name for pattern, name in self._patterns if pattern.match(path)), UNKNOWN_ROUTE)
+
+
+def _traceparent(scope: Scope) -> str:
+    found = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+    return found[:LONGEST_TRACEPARENT].decode("latin-1")
