@@ -50,3 +50,32 @@ def test_errors(api):
         api.messages.create(**{**ASK, "extra_body": {"temperature": 1.5}})
     with pytest.raises(anthropic.NotFoundError, match="is not served"):
         api.messages.create(**{**ASK, "model": "other"})
+
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "The weather in a city",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+FORCED = {**ASK, "max_tokens": 60, "tools": [WEATHER], "tool_choice": {"type": "tool", "name": "get_weather"}}
+
+
+def test_a_forced_call(api):
+    found = api.messages.create(**FORCED)
+    assert found.stop_reason == "tool_use"
+    (call,) = [block for block in found.content if block.type == "tool_use"]
+    assert call.name == "get_weather"
+    assert call.input["city"] in ("Paris", "Rome")
+    with api.messages.stream(**FORCED) as stream:
+        final = stream.get_final_message()
+    assert [block.input for block in final.content if block.type == "tool_use"] == [call.input]
+    assert final.stop_reason == "tool_use"
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]}
+    said = {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in found.content]}
+    further = api.messages.create(**{**ASK, "messages": [*ASK["messages"], said, result], "tools": [WEATHER]})
+    assert further.stop_reason in ("end_turn", "max_tokens", "tool_use")

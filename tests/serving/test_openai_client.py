@@ -228,3 +228,23 @@ def test_what_cannot_bind_an_answer_is_refused(api, change, param):
     with pytest.raises(openai.BadRequestError) as caught:
         api.chat.completions.create(**GREEDY, **change)
     assert caught.value.param.startswith(param)
+
+
+def test_responses_with_a_call_and_a_form(api):
+    tool = {"type": "function", **WEATHER["function"]}
+    ask = {"model": "demo", "input": "The weather in Rome?", "tools": [tool], "tool_choice": "required"}
+    found = api.responses.create(**ask, temperature=0, max_output_tokens=60, parallel_tool_calls=False)
+    (call,) = [item for item in found.output if item.type == "function_call"]
+    assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    with api.responses.stream(**ask, temperature=0, max_output_tokens=60, parallel_tool_calls=False) as stream:
+        final = stream.get_final_response()
+    assert [item.arguments for item in final.output if item.type == "function_call"] == [call.arguments]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    further = api.responses.create(
+        model="demo", input=[result], previous_response_id=found.id, tools=[tool], max_output_tokens=8, temperature=0
+    )
+    assert further.status in ("completed", "incomplete")
+    schema = {"type": "object", "properties": {"old": {"type": "boolean"}}, "required": ["old"]}
+    form = {"format": {"type": "json_schema", "name": "age", "schema": {**schema, "additionalProperties": False}}}
+    bound = api.responses.create(model="demo", input="x", text=form, max_output_tokens=40, temperature=0)
+    assert set(json.loads(bound.output_text)) == {"old"}

@@ -4,7 +4,7 @@ It joins the family of the model's chat template (``serving/tools``) with the fi
 nor the engine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from flyweight.serving.protocol.structure import told
 from flyweight.serving.tools.deltas import ContentDelta, Delta, WholeCall, joined
 from flyweight.serving.tools.tool import Tool, ToolChoice, read_choice, read_tools
 from flyweight.serving.tools.tool_format import ToolFormat
-from flyweight.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +78,8 @@ class AnswerReader:
 
 def read_calling(
     family: ToolFormat | None,
-    tokenizer: Tokenizer,
     *,
+    special_id: Callable[[str], int | None],
     tools: Sequence[Mapping[str, Any]] | None,
     choice: str | Mapping[str, Any] | None,
     parallel: bool | None,
@@ -90,6 +89,7 @@ def read_calling(
 
     Args:
         family: of the model's chat template, None where it is not known.
+        special_id: the id of a special token, None for one that is none.
         constraint: what other fields bind the answers to.
 
     Raises:
@@ -107,9 +107,5 @@ def read_calling(
             "an answer that must have a form cannot call functions too; leave the form out, or give tool_choice 'none'",
             param="tools",
         )
-    bound = told(
-        lambda: family.constraint(
-            offered, chosen, parallel=parallel is not False, special_id=tokenizer.special_token_id
-        )
-    )
+    bound = told(lambda: family.constraint(offered, chosen, parallel=parallel is not False, special_id=special_id))
     return Calling(family=family, tools=offered, choice=chosen, constraint=bound)

@@ -22,3 +22,7 @@ class TokenText:
         if REPLACEMENT not in text:
             return text
         return self._model.tokenizer.token(token) or text
+
+    def special_id(self, token: str) -> int | None:
+        """The id of a special token; None for one that is none."""
+        return self._model.tokenizer.special_token_id(token)

@@ -84,14 +84,15 @@ class Message(Body):
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+                    "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
                 }
                 for call in self.tool_calls
             ]
         return found
 
 
-def _arguments(text: str) -> Any:
+def read_arguments(text: str) -> Any:
+    """The arguments of a call as chat templates read them."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -12,6 +12,7 @@ from flyweight.serving.protocol.chat import MOST_MESSAGES, MOST_PARTS
 from flyweight.serving.protocol.sampling import LARGEST_TOKEN, Name, StopString
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
+MOST_TOOLS = 128
 
 
 class CacheControl(Body):
@@ -79,6 +80,35 @@ class MessageParam(Body):
         return found
 
 
+class MessageTool(Body):
+    """A function that the answer may call."""
+
+    name: Name
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+    cache_control: CacheControl | None = None
+
+    def to_function(self) -> dict[str, Any]:
+        """The same as OpenAI's API has it."""
+        function = {"name": self.name, "description": self.description or "", "parameters": self.input_schema}
+        return {"type": "function", "function": function}
+
+
+class MessageToolChoice(Body):
+    """Whether functions may or must be called, and which."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: Name | None = None
+    disable_parallel_tool_use: bool | None = None
+
+    def to_choice(self) -> str | dict[str, Any]:
+        """The same as OpenAI's API has it."""
+        if self.type == "tool":
+            return {"type": "function", "function": {"name": self.name}}
+        return "required" if self.type == "any" else self.type
+
+
 class MessageMetadata(Body):
     user_id: Name | None = None
 
@@ -93,6 +123,13 @@ class CountBody(Body):
     model: Name | None = None
     messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MOST_MESSAGES)]
     system: str | Annotated[list[TextBlock], Field(max_length=MOST_PARTS)] | None = None
+    tools: Annotated[list[MessageTool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: MessageToolChoice | None = None
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        """The functions as OpenAI's API has them."""
+        return [tool.to_function() for tool in self.tools or ()]
 
     def conversation(self) -> Conversation:
         """What goes through the template. A last message of the assistant is gone on with."""

@@ -33,7 +33,7 @@ async def chat_completions(request: Request) -> ASGIApp:
     body.check_stream_options()
     calling = read_calling(
         service.tool_format,
-        service.model.tokenizer,
+        special_id=service.tokens.special_id,
         tools=body.tools,
         choice=body.tool_choice,
         parallel=body.parallel_tool_calls,

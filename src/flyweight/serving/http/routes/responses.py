@@ -11,16 +11,20 @@ from flyweight.engine.generation import Completion
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.asks import Ask, Conversation
+from flyweight.serving.calls import Calling, read_calling
 from flyweight.serving.http.answers import dump, json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
 from flyweight.serving.http.routes.generation import UsageCount, new_id, now
+from flyweight.serving.http.routes.response_items import OutputItems
 from flyweight.serving.http.sse import EventStream, event
 from flyweight.serving.http.state import ServerState, owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
+from flyweight.serving.protocol.chat import read_arguments
 from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
-from flyweight.serving.protocol.responses import ResponseBody, with_instructions
+from flyweight.serving.protocol.responses import FunctionChoice, ResponseBody, with_instructions
 from flyweight.serving.protocol.schemas import INTEGER, OPTIONAL_TEXT, TEXT, listed, optional, record, schema_of
+from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService
 from flyweight.serving.stored_responses import StoredResponse
 
@@ -31,16 +35,29 @@ async def create_response(request: Request) -> ASGIApp:
     state, owner = state_of(request), owner_of(request)
     service = state.service(body.model)
     messages = [*_earlier(state, owner.name, body.previous_response_id), *body.messages()]
+    calling = read_calling(
+        service.tool_format,
+        special_id=service.tokens.special_id,
+        tools=body.functions,
+        choice=body.choice,
+        parallel=body.parallel_tool_calls,
+        constraint=read_constraint(body.response_format, None),
+    )
+    conversation = Conversation(messages=with_instructions(body.instructions, messages))
     ask = Ask(
         request_id=request_id_of(request),
         owner=owner,
-        prompts=(Conversation(messages=with_instructions(body.instructions, messages)),),
+        prompts=(calling.put_into(conversation),),
         options=body.sampling_options(),
         max_tokens=body.max_output_tokens,
         streams=bool(body.stream),
+        constraint=calling.constraint,
+        shown_tokens=calling.marks,
     )
     answers = await unless_left(request, service.answer(ask))
-    reply = ResponseReply(service, body, answers, state=state, owner=owner.name, messages=messages, warnings=warnings)
+    reply = ResponseReply(
+        service, body, answers, calling, state=state, owner=owner.name, messages=messages, warnings=warnings
+    )
     if body.stream:
         return EventStream(
             reply.events(), comment_seconds=state.limits.comment_seconds, reader_seconds=state.limits.reader_seconds
@@ -92,6 +109,7 @@ class ResponseReply:
         service: ModelService,
         body: ResponseBody,
         answers: Answers,
+        calling: Calling,
         *,
         state: ServerState,
         owner: str,
@@ -106,78 +124,86 @@ class ResponseReply:
         self._messages = messages
         self._warnings = warnings
         self._usage = UsageCount(answers, hides_cached=state.options.hide_cached_tokens)
-        self._id, self._message_id = new_id("resp"), new_id("msg")
+        self._reader = calling.reader()
+        self._items = OutputItems(self._event)
+        self._id = new_id("resp")
         self._created = now()
         self._number = 0
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         (piece,) = await self._answers.all()
-        self._usage.add(piece)
+        self._read(piece)
         assert piece.completion is not None
-        return self._finish(piece.completion, self._log_probabilities(piece))
+        return self._finish(piece.completion)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The events of a stream, each with its number."""
-        place = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
-        found: list[dict[str, Any]] = []
         try:
-            yield self._event("response.created", response=self._response("in_progress", []))
-            yield self._event("response.in_progress", response=self._response("in_progress", []))
-            yield self._event("response.output_item.added", output_index=0, item=self._item("in_progress", []))
-            yield self._event("response.content_part.added", **place, part=_part("", []))
+            for name in ("response.created", "response.in_progress"):
+                yield self._event(name, {"response": self._response("in_progress", [])})
             async for piece in self._answers:
-                self._usage.add(piece)
-                fresh = self._log_probabilities(piece)
-                found += fresh
-                if piece.text:
-                    yield self._event("response.output_text.delta", **place, delta=piece.text, logprobs=fresh)
-                if piece.completion is None:
-                    continue
-                text, response = piece.completion.text, self._finish(piece.completion, found)
-                yield self._event("response.output_text.done", **place, text=text, logprobs=found)
-                yield self._event("response.content_part.done", **place, part=_part(text, found))
-                yield self._event("response.output_item.done", output_index=0, item=response["output"][0])
-                yield self._event(f"response.{response['status']}", response=response)
+                for written in self._read(piece):
+                    yield written
+                if piece.completion is not None:
+                    response = self._finish(piece.completion)
+                    yield self._event(f"response.{response['status']}", {"response": response})
         except ApiError as error:
             told = error.body()["error"]
             failed = {**self._response("failed", []), "error": {"code": "server_error", "message": told["message"]}}
-            yield self._event("response.failed", response=failed)
+            yield self._event("response.failed", {"response": failed})
         finally:
             self._answers.abort()
 
-    def _event(self, name: str, **content: object) -> bytes:
+    def _event(self, name: str, content: dict[str, Any]) -> bytes:
         written = event({"type": name, "sequence_number": self._number, **content}, name)
         self._number += 1
         return written
 
-    def _finish(self, completion: Completion, log_probabilities: list[dict[str, Any]]) -> dict[str, Any]:
+    def _read(self, piece: AnswerPiece) -> list[bytes]:
+        """What a piece brings, as events; the items are made with them."""
+        self._usage.add(piece)
+        self._items.score(self._log_probabilities(piece))
+        is_last = piece.completion is not None
+        told = [
+            written for delta in self._reader.read(piece.text, is_last=is_last) for written in self._items.add(delta)
+        ]
+        if piece.completion is not None:
+            told += self._items.end(_status(piece.completion))
+        return told
+
+    def _finish(self, completion: Completion) -> dict[str, Any]:
         """The complete response, kept if it is to be."""
-        is_whole = completion.finish_reason == "stop"
-        status = "completed" if is_whole else "incomplete"
-        response = self._response(status, [self._item(status, [_part(completion.text, log_probabilities)])])
+        status = _status(completion)
+        response = self._response(status, self._items.items)
         response["usage"] = self._usage.to_responses()
-        if not is_whole:
+        if status != "completed":
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         if self._body.store is not False:
-            messages = [*self._messages, {"role": "assistant", "content": completion.text}]
+            messages = [*self._messages, self._said()]
             size = len(dump(response)) + len(dump(messages))
             self._state.responses.put(
                 self._owner, self._id, StoredResponse(body=response, messages=messages, nbytes=size)
             )
         return response
 
-    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._message_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        }
+    def _said(self) -> dict[str, Any]:
+        """The answer as the conversation goes on from it."""
+        texts = [part["text"] for item in self._items.items for part in item.get("content", ())]
+        said: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+        calls = [
+            {
+                "id": one["call_id"],
+                "type": "function",
+                "function": {"name": one["name"], "arguments": read_arguments(one["arguments"])},
+            }
+            for one in self._items.calls
+        ]
+        return {**said, "tool_calls": calls} if calls else said
 
     def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body
+        form, choice = None if body.text is None else body.text.format, body.tool_choice
         found: dict[str, Any] = {
             "id": self._id,
             "object": "response",
@@ -191,13 +217,13 @@ class ResponseReply:
             "metadata": body.metadata or {},
             "model": self._service.name,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
             "store": body.store is not False,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "text": {"format": {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)},
+            "tool_choice": choice.model_dump() if isinstance(choice, FunctionChoice) else choice or "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -212,8 +238,8 @@ class ResponseReply:
         return [{**one, "bytes": one["bytes"] or []} for one in found]
 
 
-def _part(text: str, log_probabilities: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": log_probabilities}
+def _status(completion: Completion) -> str:
+    return "completed" if completion.finish_reason == "stop" else "incomplete"
 
 
 RESPONSE = record(
