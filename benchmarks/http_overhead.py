@@ -59,13 +59,16 @@ class TimedForward:
         busy = steps[-1][1] - steps[0][0]
         pairs = [(one, after) for one, after in pairwise(steps) if one[2] == streams]
         between = [after[0] - one[1] for one, after in pairs]
+        decode_figures = {
+            "decode forward ms": 1e3 * statistics.median([one[1] - one[0] for one, _ in pairs] or [0.0]),
+            "decode between ms": 1e3 * statistics.median(between or [0.0]),
+            "decode not forward, share": sum(between) / (sum(after[0] - one[0] for one, after in pairs) or 1.0),
+        }
         return {
             "steps": len(steps),
             "busy s": busy,
             "not forward, share": 1 - sum(ended - began for began, ended, _ in steps) / busy,
-            "decode forward ms": 1e3 * statistics.median(one[1] - one[0] for one, _ in pairs),
-            "decode between ms": 1e3 * statistics.median(between),
-            "decode not forward, share": sum(between) / sum(after[0] - one[0] for one, after in pairs),
+            **decode_figures,
         }
 
 

@@ -64,6 +64,7 @@ def test_no_answer_is_exit_code_1(capsys):
     [
         (["load", "localhost"], "names no server"),
         (["load", "http://127.0.0.1:9", "--load", "poisson"], "needs a rate"),
+        (["load", "http://127.0.0.1:9", "--output", "/"], "/ cannot be written"),
         (["load-compare", "a=missing.json"], "the result missing.json does not exist"),
         (["load-compare", "="], "cannot be read; write NAME=FILE"),
     ],

@@ -1,6 +1,7 @@
 """``flyweight bench load`` and ``flyweight bench load-compare``: a server under load, and two results side by side."""
 
 import json as json_text
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,11 @@ def load(
     json
         Print the result as JSON instead of tables.
     """
+    for path in (output, html):
+        _check_writable(path)
     with Bar() as progress:
         report = measure_load(url, options, progress=progress)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(report.to_json() + "\n", encoding="utf-8")
     if html is not None:
         write_page(report_page(report), html)
@@ -68,6 +70,14 @@ def load(
     if report.partial:
         return 130
     return 0 if any(one.figures.completed for one in report.stages) else 1
+
+
+def _check_writable(path: Path | None) -> None:
+    """A run may take long: what could not be written at its end is refused before it begins."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{path} cannot be written; give the name of a file in a folder that you may write to")
 
 
 def load_compare(

@@ -35,6 +35,7 @@ class Driver:
     def __init__(self, client: AnswerClient, progress: Progress) -> None:
         self._client, self._progress = client, progress
         self._tasks: set[asyncio.Task[None]] = set()
+        self._seconds_shown = 0
         self.stopped = False
 
     def stop(self) -> None:
@@ -50,6 +51,7 @@ class Driver:
         records: list[RequestRecord] = []
         prepared = self._prepare([draw() for _ in range(requests)]) if requests is not None else self._endless(draw)
         ends: list[float] = []
+        self._seconds_shown = 0
         self._progress.start(stage, requests if requests is not None else round(duration or 0))
 
         async def place() -> None:
@@ -145,11 +147,9 @@ class Driver:
         """Progress: by request, or where the number is not known by seconds."""
         amount = 1
         if elapsed is not None:
-            amount = max(0, int(elapsed) - self._shown)
-            self._shown += amount
+            amount = max(0, int(elapsed) - self._seconds_shown)
+            self._seconds_shown += amount
         self._progress.advance(amount, note=record.error[:40])
-
-    _shown = 0
 
 
 def _record(number: int, due: float, ask: Ask) -> RequestRecord:

@@ -37,30 +37,36 @@ def report_tables(report: LoadReport) -> tuple[Table, ...]:
 
 def report_remarks(report: LoadReport) -> tuple[str, ...]:
     """What a reader must know before believing the figures; empty where there is nothing."""
-    remarks = (
-        ["This run was interrupted: the figures are those of the requests that had ended."] if report.partial else []
-    )
+    remarks = ["This run was interrupted: the figures are of the requests that had ended."] if report.partial else []
     remarks += report.notes
+    stages: dict[str, list[str]] = {}
     for one in report.stages:
-        figures, where = one.figures, f"{one.stage.label}: "
-        client = one.recording.client
-        if client.was_the_limit:
-            remarks.append(f"{where}the client was the limit: {'; '.join(client.verdicts)}")
-        if figures.tokens_from.get("unknown"):
-            remarks.append(f"{where}the server tells no usage, and no --tokenizer was given: tokens are not counted")
-        if figures.tokens_from.get("tokenizer"):
-            remarks.append(f"{where}the server tells no usage: output tokens were counted by the tokenizer")
-        if figures.tokens_per_event.get("estimated"):
-            remarks.append(
-                f"{where}{figures.tokens_per_event['estimated']} answers had several tokens per event and the server "
-                f"does not say how many: ITL is estimated from the length of the text"
-            )
-        if figures.short_answers:
-            remarks.append(f"{where}{figures.short_answers} answers were shorter than was asked for")
-        wanted, got = figures.wanted_input_mean, figures.input_mean
-        if wanted is not None and got is not None and abs(got - wanted) > 0.05 * wanted:
-            remarks.append(f"{where}prompts had {got:.0f} tokens on average where {wanted:.0f} were wanted")
+        for remark in _stage_remarks(one):
+            stages.setdefault(remark, []).append(one.stage.label)
+    for remark, labels in stages.items():
+        everywhere = len(labels) == len(report.stages) > 1
+        remarks.append(f"{'every stage' if everywhere else ', '.join(labels)}: {remark}")
     return tuple(remarks)
+
+
+def _stage_remarks(one: StageResult) -> list[str]:
+    figures, client = one.figures, one.recording.client
+    remarks = [f"the client was the limit: {'; '.join(client.verdicts)}"] if client.was_the_limit else []
+    if figures.tokens_from.get("unknown"):
+        remarks.append("the server tells no usage, and no --tokenizer was given: tokens are not counted")
+    if figures.tokens_from.get("tokenizer"):
+        remarks.append("the server tells no usage: output tokens were counted by the tokenizer")
+    if figures.tokens_per_event.get("estimated"):
+        remarks.append(
+            f"{figures.tokens_per_event['estimated']} answers had several tokens per event and the server does not say "
+            f"how many: ITL is estimated from the length of the text"
+        )
+    if figures.short_answers:
+        remarks.append(f"{figures.short_answers} answers were shorter than was asked for")
+    wanted, got = figures.wanted_input_mean, figures.input_mean
+    if wanted is not None and got is not None and abs(got - wanted) > 0.05 * wanted:
+        remarks.append(f"prompts had {got:.0f} tokens on average where {wanted:.0f} were wanted")
+    return remarks
 
 
 def report_page(report: LoadReport) -> Page:
