@@ -127,6 +127,8 @@ class FakeOpenAI:
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             return self._plain(writer, 401, {"error": {"message": "no such key"}})
+        if path == "/health":
+            return self._plain(writer, 200, {})
         if path == "/version":
             return self._plain(writer, 200, {"version": "1.2.3"})
         if path == "/v1/models":
