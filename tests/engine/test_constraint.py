@@ -171,6 +171,24 @@ def test_the_end_is_allowed_exactly_where_it_may_end():
     assert not events[-1].is_complete
 
 
+def test_a_constraint_cannot_allow_the_end_as_text():
+    class Anything(OneOf):
+        def masks(self, drafts: Sequence[int]) -> Masks:
+            return Masks(words=np.full((1, WORDS), 2**32 - 1, np.uint32), may_end=(False,))
+
+        def push(self, token: int) -> None:
+            pass
+
+        @property
+        def is_complete(self) -> bool:
+            return False
+
+    engine = make_engine()
+    engine._forward = Foretold(BLOCK_SIZE, lambda tokens: END).forward
+    name = engine.add(request(Anything, max_tokens=3))
+    assert END not in tokens_of(drain(engine)[name])
+
+
 @pytest.mark.parametrize("options", [{"ignore_eos": True}, {"min_tokens": 5}])
 def test_where_only_the_end_is_left_it_comes_whatever_the_options_say(options):
     class Late(OneOf):

@@ -4,7 +4,7 @@ Token ids only: what a constraint means (JSON, a pattern, a grammar) is known to
 one ends its own request and no other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,9 +82,10 @@ class AnswerConstraint:
         self.failure: FlyweightError | None = None
         self._make = make
         self._state: TokenConstraint | None = None
-        self._ends = sorted(ends)
-        self._last_ends = sorted(ends | stop_ids)
-        self._never_text = np.array(sorted(stop_ids), np.int64)
+        # Of each token its word in a mask and its bit there: this is looked at for every token of an answer.
+        self._ends = _bits(ends)
+        self._last_ends = _bits(ends | stop_ids)
+        self._never_text = [(word, ~bit) for word, bit in _bits(stop_ids)]
 
     def allowed(self, drafts: Sequence[int]) -> AllowedTokens | None:
         """What may follow, and after each guess; None when it has failed. Called by the engine's helper thread."""
@@ -129,13 +130,17 @@ class AnswerConstraint:
         words = masks.words
         if words.shape[0] != places or len(masks.may_end) != places:
             raise FlyweightError(f"a constraint gave {words.shape[0]} masks where {places} were asked for")
-        _set_bits(words, self._never_text, on=False)
+        num_words = words.shape[1]
+        for word, others in self._never_text:
+            if word < num_words:
+                words[:, word] &= others
         only_ends = []
         for place, may_end in enumerate(masks.may_end):
             has_text = bool(words[place].any())
             if may_end:
-                ends = self._ends if has_text else self._last_ends
-                _set_bits(words[place], np.array(ends, np.int64), on=True)
+                for word, bit in self._ends if has_text else self._last_ends:
+                    if word < num_words:
+                        words[place, word] |= bit
             elif not has_text and place == 0:
                 raise FlyweightError(
                     "the constraint allows no token here and no end: its grammar leads into a dead end with this "
@@ -145,11 +150,6 @@ class AnswerConstraint:
         return AllowedTokens(masks=words, only_ends=tuple(only_ends))
 
 
-def _set_bits(words: NDArray[np.uint32], tokens: NDArray[np.int64], *, on: bool) -> None:
-    """Set or clear the bits of ``tokens`` in the last axis."""
-    for token in tokens[tokens < 32 * words.shape[-1]].tolist():
-        bit = np.uint32(1 << (token & 31))
-        if on:
-            words[..., token >> 5] |= bit
-        else:
-            words[..., token >> 5] &= ~bit
+def _bits(tokens: Iterable[int]) -> list[tuple[int, np.uint32]]:
+    """Where tokens stand in a mask: word and bit."""
+    return [(token >> 5, np.uint32(1 << (token & 31))) for token in sorted(tokens)]

@@ -73,8 +73,9 @@ class GrammarConstraint:
         words = np.zeros((1 + len(drafts), self._num_filled), np.uint32)
         may_end = [False] * len(words)
         num_pushed = 0
-        for place, mask in enumerate(words):
-            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        address, size = words.ctypes.data, words.strides[0]
+        for place in range(len(words)):
+            self._matcher.unsafe_compute_mask_ptr(address + place * size, size)
             if self._matcher.is_error():
                 self._fail()
             may_end[place] = self._matcher.is_accepting()
