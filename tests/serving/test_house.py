@@ -160,6 +160,33 @@ def test_one_who_holds_the_old_service_is_sent_on(server, admin):
     assert pieces[0].completion.usage.completion_tokens == 3
 
 
+def test_one_whose_grammar_is_compiled_while_the_model_is_replaced_gets_an_answer(server, admin):
+    old = server.state.services["chat"]
+    compile_now, begun = old.model.grammars.compile, threading.Event()
+
+    def compile_slowly(spec):
+        begun.set()
+        wait_until(lambda: server.state.services["chat"] is not old)
+        time.sleep(0.3)  # the old one has nothing else to do, and must not be stopped yet
+        return compile_now(spec)
+
+    old.model.grammars.compile = compile_slowly
+    found = []
+
+    def ask_for_json():
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 40}
+        with server.client() as client:
+            found.append(client.post("/v1/chat/completions", json={**body, "response_format": {"type": "json_object"}}))
+
+    thread = threading.Thread(target=ask_for_json)
+    thread.start()
+    assert begun.wait(10)
+    assert admin.post("/v1/admin/models/chat/swap", json={"path": "first", "cache_tokens": 2048}).status_code == 200
+    thread.join()
+    assert found[0].status_code == 200, found[0].text
+    wait_until(lambda: not server.state.leaving)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [

@@ -24,7 +24,6 @@ SAMPLE_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0)
 STEP_BOUNDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
-GRAMMAR_BOUNDS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 MODEL_LABELS = ("model_name", "engine")
 
@@ -148,17 +147,6 @@ MODEL_BYTES = _gauge("flyweight:model_memory_bytes", "Memory counted against the
 
 # Ours, of the server
 
-GRAMMAR_SECONDS = Metric(
-    name="flyweight:grammar_seconds",
-    kind="histogram",
-    help="Time to compile a grammar, or to compute one token's mask.",
-    labels=("stage",),
-    bounds=GRAMMAR_BOUNDS,
-    per_model=False,
-)
-GRAMMARS = _counter(
-    "flyweight:grammars", "Grammars asked for: compiled, found in the cache, refused.", "outcome", per_model=False
-)
 HTTP_REQUESTS = _counter(
     "flyweight:http_requests", "Answers to HTTP requests, by route and status.", "route", "status", per_model=False
 )

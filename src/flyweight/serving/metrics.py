@@ -287,8 +287,6 @@ class ServerMetrics:
         self._gauges: dict[Metric, Callable[[], float]] = {}
         build = (version, platform.python_version(), kernel_isa, str(threads))
         self._sheet.add(names.BUILD_INFO, 1.0, *build)
-        for stage in ("compile", "mask"):
-            self._sheet.histogram(names.GRAMMAR_SECONDS, names.GRAMMAR_BOUNDS, stage)
         for collector in (_Families(self._families), ProcessCollector(registry=None), PlatformCollector(registry=None)):
             self.registry.register(collector)
         GCCollector(registry=self.registry)

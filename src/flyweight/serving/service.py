@@ -32,6 +32,7 @@ from flyweight.serving.tools.registry import tool_format_for
 T = TypeVar("T")
 
 SWEEP_SECONDS = 0.25
+DRAIN_SECONDS = 0.02  # between two looks at what is open
 GRAMMAR_THREADS = 2
 
 log = logging.getLogger("flyweight")
@@ -62,6 +63,7 @@ class ModelService:
 
     Attributes:
         card: what /v1/models says.
+        preparing: requests that are not in the queue yet; ``drain`` waits for them.
         tokens: as clients see them.
         tool_format: how the model calls functions; None where that is not known.
     """
@@ -85,12 +87,10 @@ class ModelService:
         self._grammar_pool = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix=f"grammars {name}")
         self._open: dict[Job, _Open] = {}
         self._of_ticket: dict[Ticket, _Open] = {}
-        self._preparing = 0
+        self.preparing = 0
         self._successor: ModelService | None = None
         self._is_draining = False
         self._waiting_in_engine = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -123,7 +123,7 @@ class ModelService:
                 param="max_tokens",
             )
         self._refuse_early(ask)
-        self._preparing += 1
+        self.preparing += 1
         try:
             constraint = None
             if ask.constraint is not None:
@@ -141,7 +141,7 @@ class ModelService:
                 )
             )
         finally:
-            self._preparing -= 1
+            self.preparing -= 1
         if self._successor is not None:  # it came while the prompt was made
             return await self._successor.answer(ask)
         return self._submit(ask, prepared)
@@ -160,7 +160,7 @@ class ModelService:
 
     def check_open(self) -> None:
         """Raise ApiError when the service takes no more work."""
-        if self._is_draining:
+        if self._is_draining and self._successor is None:  # it is replaced, and stopped after all who prepare
             raise ApiError(503, "the server is shutting down", code="draining", retry_after=5.0)
 
     async def run(self, function: Callable[[Engine], T]) -> T:
@@ -208,11 +208,6 @@ class ModelService:
         """How long the engine has made no progress although it has work."""
         return self._worker.pulse.silent_seconds
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Measured tokens of prompts and answers a second while there is work."""
-        return self._admission.rate.tokens_per_second
-
     def retire(self, successor: "ModelService | None") -> None:
         """Lose the name: who still asks here is sent on to the successor, if there is one. What was begun goes on until
         ``drain`` and ``stop``."""
@@ -224,7 +219,8 @@ class ModelService:
         self._admission.close()
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                while self._open or self.preparing:
+                    await asyncio.sleep(DRAIN_SECONDS)
         except TimeoutError:
             error = ApiError(503, "the server shut down before the answer was complete", code="shutdown")
             for one in list(self._open.values()):
@@ -245,7 +241,7 @@ class ModelService:
 
     def _refuse_early(self, ask: Ask) -> None:
         """Templates and tokenizers cost too: what would be refused anyway is refused before them."""
-        if self._preparing >= self.limits.queued_requests:
+        if self.preparing >= self.limits.queued_requests:
             raise self._rejected(ask, ApiError(503, "the queue is full", code="queue_full", retry_after=1.0))
         if not self._admission.has_room:
             self._offer(ask, [Ticket(owner=ask.owner.name, prompt_tokens=1, max_tokens=1)])
@@ -297,7 +293,6 @@ class ModelService:
                 is_scored_only=ask.max_tokens == 0,
                 left=ask.samples,
             )
-        self._idle.clear()
         submitted = Submitted(
             request_id=ask.request_id,
             model=self.name,
@@ -388,7 +383,6 @@ class ModelService:
             self._admission.end(one.ticket, one.answer_tokens)
         del self._open[one.job], self._of_ticket[one.ticket]
         if not self._open:
-            self._idle.set()
             self._admission.rate.pause()
 
     # Giving up

@@ -42,7 +42,11 @@ async def embeddings(request: Request) -> ASGIApp:
     embedder = Embedder(service.model, pooling)
     if body.dimensions not in (None, embedder.size):
         raise ApiError(400, f"this model's vectors have {embedder.size} numbers", param="dimensions")
-    found = await unless_left(request, _embed(service, embedder, body, state.limits.answers))
+    service.preparing += 1  # should the model be replaced meanwhile, it stays until this is done
+    try:
+        found = await unless_left(request, _embed(service, embedder, body, state.limits.answers))
+    finally:
+        service.preparing -= 1
     return json_answer({**found, "warnings": warnings} if warnings else found)
 
 
