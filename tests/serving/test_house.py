@@ -167,11 +167,12 @@ def test_one_whose_grammar_is_compiled_while_the_model_is_replaced_gets_an_answe
     def compile_slowly(spec):
         begun.set()
         wait_until(lambda: server.state.services["chat"] is not old)
-        time.sleep(0.3)  # the old one has nothing else to do, and must not be stopped yet
+        time.sleep(0.3)  # the old one has nothing else to do
+        kept.append(old._worker.is_alive)
         return compile_now(spec)
 
     old.model.grammars.compile = compile_slowly
-    found = []
+    found, kept = [], []
 
     def ask_for_json():
         body = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 40}
@@ -184,6 +185,7 @@ def test_one_whose_grammar_is_compiled_while_the_model_is_replaced_gets_an_answe
     assert admin.post("/v1/admin/models/chat/swap", json={"path": "first", "cache_tokens": 2048}).status_code == 200
     thread.join()
     assert found[0].status_code == 200, found[0].text
+    assert kept[0], "it was stopped while a request was prepared for it"
     wait_until(lambda: not server.state.leaving)
 
 
