@@ -2,6 +2,8 @@
 # make test      install with everything the tests need and run them
 # make check     formatting, lint, types
 # make interop   compressed checkpoints in transformers, vLLM and back from llm-compressor, each in its own environment
+# make lm-eval   lm-evaluation-harness against flyweight serve, in an environment of its own
+# make conformance  schemathesis over the server's OpenAPI document, in an environment of its own
 # make native    the kernels, built next to the sources, for working on them (PYTHON must have cmake and nanobind)
 # Every target sets up what it needs; Python 3.11 or newer and a C++ compiler are all it asks of the machine.
 
@@ -13,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 CMAKE ?= $(PYTHON) -m cmake
 
-.PHONY: demo test check interop native native-sanitize clean
+.PHONY: demo test check interop lm-eval conformance native native-sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
@@ -28,6 +30,12 @@ check: $(VENV)/.test-installed
 
 interop: $(VENV)/.installed
 	FLYWEIGHT=$(abspath $(BIN)/flyweight) PYTHON=$(PYTHON) bash scripts/interop.sh
+
+lm-eval: $(VENV)/.installed
+	FLYWEIGHT_PYTHON=$(abspath $(BIN)/python) PYTHON=$(PYTHON) bash scripts/lm_eval.sh
+
+conformance: $(VENV)/.installed
+	FLYWEIGHT_PYTHON=$(abspath $(BIN)/python) PYTHON=$(PYTHON) bash scripts/conformance.sh
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -17,6 +17,7 @@ from flyweight.errors import CheckpointError, UsageError
 
 NAMED_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+LONG_TEXT = 1000
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -52,6 +53,7 @@ class Tokenizer:
         _mark_special(core, self.special_tokens)
         self._byte_ids = _byte_fallback_ids(core)
         self._special_ids = _special_ids(core)
+        self._longest_token: int | None = None
         self._vocab_size: int | None = (
             None  # counted when it is asked for: a large vocabulary takes a tenth of a second
         )
@@ -108,8 +110,22 @@ class Tokenizer:
                 f"the text is not valid Unicode at character {error.start}: {error.reason}; give it as UTF-8"
             ) from error
         if not add_special_tokens or self._uses_post_processor:
+            return self._ids(text, add_special_tokens=add_special_tokens)
+        return [*self._prefix, *self._ids(text, add_special_tokens=False), *self._suffix]
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # The library holds the interpreter's lock in encode and gives it back in encode_batch: a long text would stop
+        # every other thread for as long as it takes.
+        if len(text) < LONG_TEXT:
             return list(self._core.encode(text, add_special_tokens=add_special_tokens).ids)
-        return [*self._prefix, *self._core.encode(text, add_special_tokens=False).ids, *self._suffix]
+        return list(self._core.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    @property
+    def longest_token(self) -> int:
+        """Characters of the longest token, as the vocabulary spells it."""
+        if self._longest_token is None:
+            self._longest_token = max(map(len, self._core.get_vocab(with_added_tokens=True)), default=1)
+        return self._longest_token
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``ids``. Ids that the tokenizer does not know give nothing, bytes that are not UTF-8 U+FFFD."""

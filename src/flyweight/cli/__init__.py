@@ -21,7 +21,7 @@ app = cyclopts.App(
     help="Make an LLM checkpoint smaller, prove that it still answers as well, and run it on this machine's CPU.",
     result_action="return_value",  # main decides about exit codes; the default would leave through sys.exit
 )
-VERBS = ("compress", "evaluate", "generate", "chat", "batch", "serve", "inspect", "cache", "demo", "bench")
+VERBS = ("compress", "evaluate", "generate", "chat", "batch", "serve", "inspect", "cache", "demo", "bench", "doctor")
 for place, verb in enumerate(VERBS):
     # By name: a verb's module, and all that it imports, is loaded when the verb is used. The first token comes sooner.
     app.command(f"flyweight.cli.{verb}:{verb}", name=verb, sort_key=place)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flyweight.errors import IntegrityError
 from flyweight.formats.base import Array
 
 
@@ -36,7 +37,8 @@ class Activations:
         target, position = values.data.cast("B"), start * self.width * 4
         while len(target):
             count = os.preadv(self._descriptor, [target], position)
-            assert count > 0, "activations were read before they were written"
+            if count <= 0:
+                raise IntegrityError("activations were read before they were written")
             target, position = target[count:], position + count
         return values
 

@@ -49,7 +49,8 @@ class InputStatistics:
 
         ``compute`` ``bfloat16`` (numpy only) rounds inputs to bfloat16, as the layers see them that compute in it.
         """
-        assert compute == "float32" or like is None, "only the kernels round inputs"
+        if compute != "float32" and like is not None:
+            raise ValueError("only the kernels round inputs")
         self._compute = compute
         self.in_features = in_features
         self.tokens = 0
@@ -68,8 +69,10 @@ class InputStatistics:
         ``target`` (tokens, out_features) is what the layer's output should be for these inputs, where that is not
         simply what its weight makes of them. It comes with every call or with none.
         """
-        assert self._factor is None, "inputs came after the Hessian was factored"
-        assert (target is not None) == (self.cross is not None) or self.tokens == 0, "targets come always or never"
+        if self._factor is not None:
+            raise ValueError("inputs came after the Hessian was factored")
+        if (target is not None) != (self.cross is not None) and self.tokens:
+            raise ValueError("targets come always or never")
         if target is not None:
             product = x.T @ target
             if self.cross is None:

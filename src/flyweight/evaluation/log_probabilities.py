@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from flyweight.errors import IntegrityError
 from flyweight.evaluation.distributions import RowStatistics, row_slices
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -136,7 +137,8 @@ class PredictionCache:
             finally:
                 for file in files.values():
                     file.close()
-            assert writer.num_rows == num_rows, f"{writer.num_rows} rows written, {num_rows} announced"
+            if writer.num_rows != num_rows:
+                raise IntegrityError(f"{writer.num_rows} rows written, {num_rows} announced")
 
     def find_answers(self, key: str) -> list[str] | None:
         """Answers stored under ``key``, or None."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flyweight.errors import UsageError
+from flyweight.errors import IntegrityError, UsageError
 from flyweight.evaluation.distributions import RowStatistics, kl_divergence, row_statistics
 from flyweight.evaluation.log_probabilities import KL_ERROR, LOGIT_ERROR, PredictionCache, StoredPredictions
 from flyweight.evaluation.protocol import ScoringPlan
@@ -131,8 +131,8 @@ def aligned(
         while len(logits):
             if ahead is None:
                 ahead = next(second, None)
-            assert ahead is not None, "the original scored fewer rows of the plan"
-            assert ahead[0] == start, "two models scored different rows of one plan"
+            if ahead is None or ahead[0] != start:
+                raise IntegrityError("two models scored different rows of one plan")
             length = min(len(logits), len(ahead[1]))
             yield start, logits[:length], ahead[1][:length]
             start, logits = start + length, logits[length:]
@@ -155,5 +155,6 @@ class _Gathered:
         self._num_rows += len(logits)
 
     def finish(self) -> RowStatistics:
-        assert self._num_rows == len(self._targets), f"{self._num_rows} of {len(self._targets)} rows scored"
+        if self._num_rows != len(self._targets):
+            raise IntegrityError(f"{self._num_rows} of {len(self._targets)} rows scored")
         return RowStatistics(nll=self._nll, top1=self._top1)

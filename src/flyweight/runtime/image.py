@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from flyweight.errors import FlyweightError, KernelError
+from flyweight.errors import FlyweightError, IntegrityError, KernelError
 from flyweight.formats.base import Array
 from flyweight.kernels import LinearHandle, PackedKind, packed_parts, view_packed
 
@@ -92,7 +92,8 @@ class ImageWriter:
                 self._write(offsets[index] + written[index], part)
                 digests[index].update(part.data)
                 written[index] += len(part)
-        assert tuple(written) == kind.part_bytes, (written, kind)
+        if tuple(written) != kind.part_bytes:
+            raise IntegrityError(f"{written} bytes of packed parts were written of {kind.part_bytes}")
         parts = zip(offsets, written, digests, strict=True)
         return StoredHandle(
             kind=kind,

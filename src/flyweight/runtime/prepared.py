@@ -14,7 +14,7 @@ import numpy as np
 
 from flyweight import kernels
 from flyweight.checkpoint.weights import Weights
-from flyweight.errors import UsageError
+from flyweight.errors import IntegrityError, UsageError
 from flyweight.formats.base import Array, Compute, Format, StoredWeight
 from flyweight.formats.int_group import IntGroup
 from flyweight.formats.plain import Plain
@@ -242,7 +242,8 @@ def join(kind: kernels.PackedKind, pieces: Iterable[kernels.LinearHandle]) -> ke
         for index, part in enumerate(kernels.packed_parts(piece)):
             parts[index][written[index] : written[index] + len(part)] = part
             written[index] += len(part)
-    assert tuple(written) == kind.part_bytes, (written, kind)
+    if tuple(written) != kind.part_bytes:
+        raise IntegrityError(f"{written} bytes of packed parts were written of {kind.part_bytes}")
     return kernels.view_packed(kind, parts)
 
 

@@ -47,6 +47,9 @@ class ServerLimits:
     answer_tokens: int = 8192
     """Tokens of one answer; also what max_tokens is where a request names none and the context has room."""
 
+    tokenized_characters: int = 1_000_000
+    """Characters of a text for /tokenize; prompts are bounded by what the context can hold."""
+
     queued_requests: int = 256
     """Prompts that wait for the engine, of all keys together; more are refused with 503."""
 

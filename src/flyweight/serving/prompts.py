@@ -56,17 +56,27 @@ def refusal(error: FlyweightError, model: LanguageModel, param: str | None = Non
     return ApiError(status, message, param=param)
 
 
-def encode(model: LanguageModel, prompt: Prompt) -> tuple[str | None, list[int]]:
+def encode(model: LanguageModel, prompt: Prompt, *, most_characters: int) -> tuple[str | None, list[int]]:
     """A prompt's text, where it has one, and its token ids.
 
+    Args:
+        most_characters: a longer text is refused before it is tokenized, which would take long.
+
     Raises:
-        ApiError: 400 where it cannot be read.
+        ApiError: 400 where it is too long or cannot be read.
     """
     try:
         text = render(model, prompt)
         if text is None:
             assert isinstance(prompt, TokenIds)
             return None, model.encode(prompt.ids)
+        if len(text) > most_characters:
+            raise ApiError(
+                400,
+                f"the text has {len(text)} characters and {most_characters} are allowed; shorten it",
+                param="messages" if isinstance(prompt, Conversation) else "prompt",
+                code=CONTEXT_LENGTH,
+            )
         adds = not isinstance(prompt, TokenIds) and prompt.add_special_tokens
         return text, model.encode(model.tokenizer.encode(text, add_special_tokens=adds))
     except CheckpointError as error:
@@ -111,7 +121,8 @@ def _prepare_one(
     engine_priority: bool,
     constraint: ConstraintFactory | None,
 ) -> Prepared:
-    text, ids = encode(model, prompt)
+    most = model.context_length * model.tokenizer.longest_token if not isinstance(prompt, TokenIds) else 0
+    text, ids = encode(model, prompt, most_characters=most)  # what is longer cannot fit
     param = "messages" if isinstance(prompt, Conversation) else "prompt" if place is None else f"prompt[{place}]"
     if not ids:
         raise ApiError(400, "the prompt has no tokens; give it at least one character", param=param)

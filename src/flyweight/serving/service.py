@@ -152,7 +152,7 @@ class ModelService:
         Raises:
             ApiError: 400 where it cannot be read.
         """
-        return await self.compute(partial(encode, self.model, prompt))
+        return await self.compute(partial(encode, self.model, prompt, most_characters=self.limits.tokenized_characters))
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Run something that takes long, but does not use the engine, off the event loop."""

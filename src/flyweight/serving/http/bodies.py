@@ -13,6 +13,7 @@ from flyweight.serving.protocol.body import Body, parse_body
 B = TypeVar("B", bound=Body)
 
 SMALL_BODY = 32_768
+MOST_FIELDS = 4096  # of one object: each field that is unknown would become a fault of its own
 
 
 async def read_body(request: Request, kind: type[B]) -> tuple[B, list[str]]:
@@ -38,6 +39,8 @@ def _read(raw: bytes, kind: type[B], *, lenient: bool, nesting: int) -> tuple[B,
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if _is_deeper(given, nesting):
         raise ApiError(400, f"the body is nested deeper than {nesting} levels", code="invalid_json")
+    if _has_large_object(given):
+        raise ApiError(400, f"an object in the body has more than {MOST_FIELDS} fields", code="invalid_json")
     return parse_body(kind, given, lenient=lenient)
 
 
@@ -54,3 +57,10 @@ def _is_deeper(value: Any, levels: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _has_large_object(value: Any) -> bool:
+    """Whether an object anywhere in it has too many fields."""
+    if isinstance(value, dict):
+        return len(value) > MOST_FIELDS or any(map(_has_large_object, value.values()))
+    return isinstance(value, list) and any(isinstance(one, dict | list) and _has_large_object(one) for one in value)

@@ -56,7 +56,9 @@ class Gate:
         sender = _Sender(send, request_id)
         try:
             scope["flyweight.owner"] = self._check(scope)
-            await self._app(scope, _BoundedBody(receive, self._limits), sender)
+            body = _BoundedBody(receive, self._limits)
+            body.check_length(scope)
+            await self._app(scope, body, sender)
         except ClientDisconnect:
             log.debug("%s: the client left", request_id)
         except ApiError as error:
@@ -119,6 +121,15 @@ class _BoundedBody:
         self._is_whole = False
         self._deadline: float | None = None
 
+    def check_length(self, scope: Scope) -> None:
+        """Refuse a body that says itself that it is too large, before any of it is read."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > self._limits.body_bytes:
+                raise self._too_large()
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body has more than {self._limits.body_bytes} bytes", code="request_too_large")
+
     async def __call__(self) -> Message:
         if self._is_whole:
             return await self._receive()
@@ -133,7 +144,7 @@ class _BoundedBody:
         self._is_whole = not message.get("more_body", False)
         self._size += len(message.get("body", b""))
         if self._size > self._limits.body_bytes:
-            raise ApiError(413, f"the body has more than {self._limits.body_bytes} bytes", code="request_too_large")
+            raise self._too_large()
         return message
 
 

@@ -11,6 +11,8 @@ from flyweight.serving.api_errors import ApiError
 B = TypeVar("B", bound="Body")
 
 MOST_NAMED = 3
+MOST_FAULTS = 20  # looked at for the message
+MOST_UNKNOWN = 100  # left out in lenient mode; each costs a copy of the body
 
 
 class Body(BaseModel):
@@ -36,7 +38,7 @@ def parse_body(kind: type[B], given: object, *, lenient: bool) -> tuple[B, list[
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
-    if not lenient or len(unknown) < len(faults):
+    if not lenient or len(unknown) < len(faults) or len(unknown) > MOST_UNKNOWN:
         raise _refusal(kind, given, faults)
     for fault in unknown:
         given = _without(given, fault["loc"])
@@ -52,7 +54,7 @@ def _refusal(kind: type[Body], given: Mapping[str, Any], faults: Sequence[Mappin
     """
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     of_values = [fault for fault in faults if not fault["type"].endswith("_type")]
-    told = [(_param(given, fault), fault) for fault in unknown or of_values or faults]
+    told = [(_param(given, fault), fault) for fault in (unknown or of_values or faults)[:MOST_FAULTS]]
     sentences = dict.fromkeys(_sentence(kind, param, fault) for param, fault in told)
     return ApiError(
         400,

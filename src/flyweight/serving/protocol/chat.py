@@ -43,9 +43,9 @@ class Message(Body):
     """One message of a conversation."""
 
     role: Role
-    content: str | Annotated[list[TextPart], Field(max_length=MOST_PARTS)] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     name: Name | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_CALLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
     tool_call_id: Name | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -102,7 +102,7 @@ def read_arguments(text: str) -> Any:
 class ChatBody(GenerationBody):
     """The body of a request for answers in a conversation."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, le=LARGEST_TOKEN)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST_TOKEN)] | None = None
     logprobs: bool | None = None
@@ -116,7 +116,7 @@ class ChatBody(GenerationBody):
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
     @property

@@ -11,9 +11,9 @@ from flyweight.serving.protocol.sampling import LARGEST_TOKEN, GenerationBody, T
 MOST_PROMPTS = 1024
 MOST_IDS = 1 << 20
 
-Ids = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS)]
-Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-ManyIds = Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
+Ids = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+ManyIds = Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
 
 
 class CompletionBody(GenerationBody):

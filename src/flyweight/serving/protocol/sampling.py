@@ -27,7 +27,10 @@ def as_list(value: Any) -> Any:
 Stop = Annotated[
     list[StopString],
     Field(max_length=MAX_STOP_STRINGS, json_schema_extra={"description": "One text, or a list of texts."}),
-    BeforeValidator(as_list, json_schema_input_type=str | list[str]),
+    BeforeValidator(
+        as_list,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)],
+    ),
 ]
 LogitBias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
@@ -54,7 +57,7 @@ class GenerationBody(Body):
     logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=LARGEST_TOKEN)] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None

@@ -17,7 +17,7 @@ class TokenizeBody(Body):
 
     model: Name | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -48,4 +48,4 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: Name | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MOST_IDS)]
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_IDS, fail_fast=True)]
