@@ -9,10 +9,13 @@ exit code, or with 1 where the server does not answer as before when all is over
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 from flyweight.serving.doctor.finding import Trials
 from flyweight.serving.doctor.judge import control_answer, expect_alive
 from flyweight.serving.doctor.own_server import own_server
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 def main() -> int:
@@ -25,7 +28,17 @@ def main() -> int:
         before = control_answer(target)
         code = subprocess.run(
             [
-                *(options.schemathesis, "run", f"{target.url}/openapi.json", "--mode", "all", "--checks", "all"),
+                *(
+                    options.schemathesis,
+                    "--config-file",
+                    str(CONFIG),
+                    "run",
+                    f"{target.url}/openapi.json",
+                    "--mode",
+                    "all",
+                    "--checks",
+                    "all",
+                ),
                 *("--header", f"Authorization: Bearer {target.key}", "--max-examples", str(options.examples)),
                 *("--seed", str(options.seed), "--request-timeout", "60", "--continue-on-failure"),
                 *("--generation-deterministic", "--no-color", "--max-response-time", "30"),

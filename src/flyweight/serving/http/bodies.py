@@ -13,7 +13,9 @@ from flyweight.serving.protocol.body import Body, parse_body
 B = TypeVar("B", bound=Body)
 
 SMALL_BODY = 32_768
-MOST_FIELDS = 4096  # of one object: each field that is unknown would become a fault of its own
+# Each unknown field and each item of another type becomes a fault of its own, and thousands of them take seconds.
+MOST_FIELDS = 4096
+MOST_ITEMS = 16_384
 
 
 async def read_body(request: Request, kind: type[B]) -> tuple[B, list[str]]:
@@ -39,8 +41,8 @@ def _read(raw: bytes, kind: type[B], *, lenient: bool, nesting: int) -> tuple[B,
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if _is_deeper(given, nesting):
         raise ApiError(400, f"the body is nested deeper than {nesting} levels", code="invalid_json")
-    if _has_large_object(given):
-        raise ApiError(400, f"an object in the body has more than {MOST_FIELDS} fields", code="invalid_json")
+    if (fault := _too_large(given)) is not None:
+        raise ApiError(400, fault, code="invalid_json")
     return parse_body(kind, given, lenient=lenient)
 
 
@@ -59,8 +61,18 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _has_large_object(value: Any) -> bool:
-    """Whether an object anywhere in it has too many fields."""
+def _too_large(value: Any) -> str | None:
+    """What is wrong with an object or a list in it that is too large; only lists of numbers, such as token ids, may be
+    long."""
     if isinstance(value, dict):
-        return len(value) > MOST_FIELDS or any(map(_has_large_object, value.values()))
-    return isinstance(value, list) and any(isinstance(one, dict | list) and _has_large_object(one) for one in value)
+        if len(value) > MOST_FIELDS:
+            return f"an object in the body has {len(value)} fields; {MOST_FIELDS} are allowed"
+        inner = list(value.values())
+    elif isinstance(value, list):
+        if len(value) > MOST_ITEMS and not all(type(one) is int for one in value):
+            return f"a list in the body has {len(value)} items; {MOST_ITEMS} are allowed, more of numbers only"
+        inner = value
+    else:
+        return None
+    faults = (_too_large(one) for one in inner if isinstance(one, dict | list))
+    return next((fault for fault in faults if fault is not None), None)

@@ -25,6 +25,13 @@ MEANINGS = {
 OF_BODIES = (400, 408, 413, 415, 429)
 EVERYWHERE = (400, 401, 431, 500)
 
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+    "description": "One event of a stream; its data is JSON, or [DONE].",
+}
+
 
 def openapi_document(operations: Sequence[Operation], *, open_paths: frozenset[str]) -> dict[str, Any]:
     """The document.
@@ -74,7 +81,7 @@ def _responses(one: Operation) -> dict[str, Any]:
     if one.answer is not None:
         content[one.answer_type] = {"schema": one.answer}
     if one.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT}
     found: dict[str, Any] = {"200": {"description": one.summary, "content": content}}
     bodies = OF_BODIES if one.body is not None else ()
     for status in sorted({*EVERYWHERE, *bodies, *one.statuses}):

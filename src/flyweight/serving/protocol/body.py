@@ -1,9 +1,9 @@
 """The base of every body: what is not known is refused by name, numbers are numbers, and errors name their field."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from flyweight.errors import nearest
 from flyweight.serving.api_errors import ApiError
@@ -13,6 +13,16 @@ B = TypeVar("B", bound="Body")
 MOST_NAMED = 3
 MOST_FAULTS = 20  # looked at for the message
 MOST_UNKNOWN = 100  # left out in lenient mode; each costs a copy of the body
+
+
+def _not_a_number(value: Any) -> Any:
+    if type(value) in (int, float):
+        raise ValueError("input should be false")
+    return value
+
+
+OnlyFalse = Annotated[Literal[False], BeforeValidator(_not_a_number)]
+"""False and nothing else: Literal[False] takes 0 as well, which is equal to it."""
 
 
 class Body(BaseModel):

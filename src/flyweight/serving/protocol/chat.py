@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.asks import Conversation
-from flyweight.serving.protocol.body import Body
+from flyweight.serving.protocol.body import Body, OnlyFalse
 from flyweight.serving.protocol.sampling import LARGEST_TOKEN, LONGEST_NAME, GenerationBody, Name
 
 MOST_MESSAGES = 4096
@@ -109,7 +109,7 @@ class ChatBody(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    add_special_tokens: Literal[False] | None = Field(None, description="templates write them themselves")
+    add_special_tokens: OnlyFalse | None = Field(None, description="templates write them themselves")
     chat_template_kwargs: Annotated[dict[Name, Any], Field(max_length=32)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     response_format: dict[str, Any] | None = None

@@ -44,7 +44,7 @@ class ToolResultBlock(Body):
 
     type: Literal["tool_result"]
     tool_use_id: Name
-    content: str | Annotated[list[TextBlock], Field(max_length=MOST_PARTS)] | None = None
+    content: str | Annotated[list[TextBlock], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
 
@@ -56,7 +56,7 @@ class MessageParam(Body):
     """One message of a conversation."""
 
     role: Literal["user", "assistant"]
-    content: str | Annotated[list[Block], Field(max_length=MOST_PARTS)]
+    content: str | Annotated[list[Block], Field(max_length=MOST_PARTS, fail_fast=True)]
 
     def to_template(self) -> list[dict[str, Any]]:
         """The message as chat templates read it: results of calls become messages of their own."""
@@ -121,9 +121,9 @@ class CountBody(Body):
     """What is counted by /v1/messages/count_tokens."""
 
     model: Name | None = None
-    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MOST_MESSAGES)]
-    system: str | Annotated[list[TextBlock], Field(max_length=MOST_PARTS)] | None = None
-    tools: Annotated[list[MessageTool], Field(max_length=MOST_TOOLS)] | None = None
+    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+    system: str | Annotated[list[TextBlock], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
+    tools: Annotated[list[MessageTool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: MessageToolChoice | None = None
 
     @property
@@ -144,7 +144,7 @@ class MessagesBody(CountBody):
     """The body of a request for an answer."""
 
     max_tokens: Annotated[int, Field(ge=1, le=LARGEST_TOKEN)]
-    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

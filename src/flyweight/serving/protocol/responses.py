@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flyweight.engine.sampling_options import SamplingOptions
 from flyweight.serving.api_errors import ApiError
-from flyweight.serving.protocol.body import Body
+from flyweight.serving.protocol.body import Body, OnlyFalse
 from flyweight.serving.protocol.chat import MOST_MESSAGES, MOST_PARTS, MOST_TOOLS, read_arguments
 from flyweight.serving.protocol.sampling import LARGEST_TOKEN, Name
 
@@ -17,8 +17,8 @@ class InputText(Body):
 
     type: Literal["input_text", "output_text", "text"]
     text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+    annotations: Annotated[list[Any], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
+    logprobs: Annotated[list[Any], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
 
 
 class InputMessage(Body):
@@ -26,7 +26,7 @@ class InputMessage(Body):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[InputText], Field(max_length=MOST_PARTS)]
+    content: str | Annotated[list[InputText], Field(max_length=MOST_PARTS, fail_fast=True)]
     id: Name | None = None
     status: Name | None = None
     phase: Name | None = None
@@ -53,7 +53,7 @@ class CallOutput(Body):
 
     type: Literal["function_call_output"]
     call_id: Name
-    output: str | Annotated[list[InputText], Field(max_length=MOST_PARTS)]
+    output: str | Annotated[list[InputText], Field(max_length=MOST_PARTS, fail_fast=True)]
     id: Name | None = None
     status: Name | None = None
 
@@ -101,31 +101,31 @@ class FunctionChoice(Body):
 
 
 class ResponseStreamOptions(Body):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: OnlyFalse | None = None
 
 
 class ResponseBody(Body):
     """The body of a request for a response."""
 
     model: Name | None = None
-    input: str | Annotated[list[InputMessage | MadeCall | CallOutput], Field(min_length=1, max_length=MOST_MESSAGES)]
+    input: str | Annotated[list[InputMessage | MadeCall | CallOutput], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=LARGEST_TOKEN)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Annotated[list[Literal["message.output_text.logprobs"]], Field(max_length=1)] | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     store: bool | None = None
     previous_response_id: Name | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, Name], Field(max_length=16)] | None = None
     truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
+    background: OnlyFalse | None = None
     service_tier: Literal["auto", "default"] | None = None
     user: Name | None = Field(None, description="not used")
     safety_identifier: Name | None = Field(None, description="not used")

@@ -1,13 +1,13 @@
 """The fields that every generating API of OpenAI's kind shares, and the options that they become."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from flyweight.engine.sampling_options import MAX_BIASES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.serving.api_errors import ApiError
-from flyweight.serving.protocol.body import Body
+from flyweight.serving.protocol.body import Body, OnlyFalse
 
 MOST_ANSWERS = 64
 LARGEST_TOKEN = 2**31 - 1
@@ -69,7 +69,7 @@ class GenerationBody(Body):
     user: Name | None = Field(None, description="not used")
     metadata: Annotated[dict[str, Name], Field(max_length=16)] | None = Field(None, description="not used")
     structured_outputs: dict[str, Any] | None = None
-    store: Literal[False] | None = Field(None, description="completions are not stored")
+    store: OnlyFalse | None = Field(None, description="completions are not stored")
 
     def sampling_options(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingOptions:
         """The options as the engine takes them; ``max_tokens`` for the check of ``min_tokens``.
