@@ -7,7 +7,7 @@ from flyweight.errors import UsageError
 from flyweight.serving.doctor.finding import Trials
 from flyweight.serving.doctor.target import Answer, Target
 
-LONGEST_ANSWER = 20.0  # seconds
+LONGEST_ANSWER = 30.0  # seconds
 INSIDES = re.compile(
     rb"Traceback|File \\?\"|site-packages|\.py\b|0x[0-9a-fA-F]{6,}|object at|pydantic|starlette|uvicorn|orjson"
     rb"|(?<![\w.])/(?:usr|home|root|work|opt|tmp|var|etc)/",

@@ -77,16 +77,20 @@ def unbounded_parameters(subject: Subject, trials: Trials) -> None:
         if number % 20 == 19:
             expect_alive(trials, subject.target, before, f"numbers up to {field}")
     for field in subject.fields("string"):
+        is_outer = subject.full or len(field.path) == 1
         for name, value in STRINGS.items():
-            _try(subject, trials, field, name, value, ())
-        for value in NO_STRINGS:
+            if is_outer or name in ("NUL", "a lone high surrogate", "special tokens"):
+                _try(subject, trials, field, name, value, ())
+        for value in NO_STRINGS if is_outer else NO_STRINGS[:1]:
             if not field.kinds & {"object", "array", "integer", "boolean"}:
                 _try(subject, trials, field, value, value, (400,))
     for field in subject.fields("array"):
-        values = (("[]", "[]"), ("a million numbers", MILLION), ("a million texts", MILLION_TEXTS))
-        for name, value in values if subject.full else values[:2]:
-            takes_many = (field.of_kind("array") or {}).get("maxItems", 0) >= 1_000_000
-            _try(subject, trials, field, name, value, () if value == "[]" or takes_many else (400, 413))
+        _try(subject, trials, field, "[]", "[]", ())
+        if subject.full or len(field.path) == 1:
+            takes_many = (field.of_kind("array") or {}).get("maxItems", 0) >= 1_000_000 or field.takes_all
+            _try(subject, trials, field, "a million numbers", MILLION, () if takes_many else (400, 413))
+        if subject.full:
+            _try(subject, trials, field, "a million texts", MILLION_TEXTS, (400, 413))
     expect_alive(trials, subject.target, before, "numbers, texts and lists")
     routes = {path for _, path in subject.document.operations}
     for route, body in WHOLE_BODIES:

@@ -27,6 +27,11 @@ class Field:
     def kinds(self) -> frozenset[str]:
         return frozenset(kind for schema in self.schemas for kind in kinds_of(schema))
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether it may be any JSON value."""
+        return any(kinds_of(schema) == {*KINDS} for schema in self.schemas)
+
     def of_kind(self, *kinds: str) -> Mapping[str, Any] | None:
         """The first alternative of a kind."""
         return next((schema for schema in self.schemas if kinds_of(schema) & {*kinds}), None)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from flyweight.errors import UsageError
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
