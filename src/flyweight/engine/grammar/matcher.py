@@ -7,7 +7,7 @@ import llguidance
 import numpy as np
 
 from flyweight.engine.constraint import Masks
-from flyweight.errors import FlyweightError
+from flyweight.errors import UsageError
 
 LONGEST_REASON = 400
 
@@ -68,7 +68,7 @@ class GrammarConstraint:
         """What is allowed now and after each guess.
 
         Raises:
-            FlyweightError: when the grammar has become too complex at this place.
+            UsageError: when the grammar has become too complex at this place.
         """
         words = np.zeros((1 + len(drafts), self._num_filled), np.uint32)
         may_end = [False] * len(words)
@@ -97,7 +97,7 @@ class GrammarConstraint:
         """Count a chosen token.
 
         Raises:
-            FlyweightError: when the grammar does not allow it.
+            UsageError: when the grammar does not allow it.
         """
         if not self._matcher.consume_token(token):
             self._fail()
@@ -109,7 +109,7 @@ class GrammarConstraint:
     def _fail(self) -> None:
         if self._on_failure is not None:
             self._on_failure()
-        raise FlyweightError(
+        raise UsageError(
             f"the grammar of this request cannot go on: {reason_of(self._matcher.get_error() or 'it has stopped')}"
         )
 

@@ -76,7 +76,7 @@ def grammar_denial_of_service(subject: Subject, trials: Trials) -> None:
     for name, more in _constraints():
         body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, **more}
         answer = target.post("/v1/chat/completions", body)
-        judge(trials, answer, name, allowed=(200, 400, 413))
+        judge(trials, answer, f"{name} {str(more)[:500]}", allowed=(200, 400, 413))
         expect_alive(trials, target, before, name) if answer.status not in (200, 400, 413) else None
     expect_alive(trials, target, before, "hostile grammars")
     _neighbour(subject, trials, before)

@@ -9,7 +9,7 @@ from flyweight.serving.doctor.target import Answer, Target
 
 LONGEST_ANSWER = 30.0  # seconds
 INSIDES = re.compile(
-    rb"Traceback|File \\?\"|site-packages|\.py\b|0x[0-9a-fA-F]{6,}|object at|pydantic|starlette|uvicorn|orjson"
+    rb"Traceback|File \\?\"|site-packages|\.py\b|0x[0-9a-fA-F]{6,}|object at 0x|pydantic|starlette|uvicorn|orjson"
     rb"|(?<![\w.])/(?:usr|home|root|work|opt|tmp|var|etc)/",
 )
 CONTROL = {"model": None, "messages": [{"role": "user", "content": "2 + 2 ="}], "temperature": 0, "max_tokens": 8}
