@@ -5,6 +5,7 @@ over the environment, and that over the file.
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -144,7 +145,8 @@ def name_models(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _announce(url: str, _server: object) -> None:
-    print(f"serving on {url}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk under the log is no reason not to serve
+        print(f"serving on {url}", file=sys.stderr, flush=True)
 
 
 def _read_config(path: Path) -> dict[str, object]:

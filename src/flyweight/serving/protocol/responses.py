@@ -108,7 +108,12 @@ class ResponseBody(Body):
     """The body of a request for a response."""
 
     model: Name | None = None
-    input: str | Annotated[list[InputMessage | MadeCall | CallOutput], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+    input: (
+        str
+        | Annotated[
+            list[InputMessage | MadeCall | CallOutput], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+        ]
+    )
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=LARGEST_TOKEN)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
