@@ -25,7 +25,7 @@ def exposed():
     model.probe = lambda: Gauges(queued_by_owner={"a": 1})
     model.cache = CacheConfig(block_size=16, num_blocks=1, dtype="bfloat16", prefix_caching=True)
     found = {}
-    for family in text_string_to_metric_families(server.render("text/plain")[0].decode()):
+    for family in text_string_to_metric_families(server.render()[0].decode()):
         found[family.name] = family
         for suffix in {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",)):
             found[family.name + suffix] = family

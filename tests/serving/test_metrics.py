@@ -30,7 +30,7 @@ def worker(model):
 
 def exposed(server):
     """{sample name: {labels: value}} of the text exposition, read by the client library's own parser."""
-    text = server.render("text/plain")[0].decode()
+    text = server.render()[0].decode()
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -181,7 +181,7 @@ def test_owners_are_bounded(server, model):
 
 def test_every_metric_is_exposed_before_anything_happened(server, model):
     model.probe = Gauges
-    found = {family.name for family in text_string_to_metric_families(server.render("text/plain")[0].decode())}
+    found = {family.name for family in text_string_to_metric_families(server.render()[0].decode())}
     assert {metric.name for metric in names.METRICS} <= found | {"vllm:iteration_tokens"}
     assert value(server, "vllm:request_success_total", finished_reason="length") == 0
 
@@ -222,13 +222,6 @@ def test_a_forgotten_model_is_no_longer_exposed(server, worker):
     run_one_request(worker)
     server.forget("demo")
     assert "vllm:generation_tokens_total" not in exposed(server)
-
-
-def test_the_format_follows_the_accept_header(server):
-    assert server.render("")[1].startswith("text/plain")
-    body, content_type = server.render("application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text")
-    assert body.endswith(b"# EOF\n")
 
 
 def test_a_step_of_sixteen_streams_costs_little():

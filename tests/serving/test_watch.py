@@ -87,6 +87,16 @@ def test_every_per_model_metric_names_its_model(server):
                 assert sample.labels["engine"] == "0"
 
 
+def test_prometheus_gets_the_names_with_their_colons(server):
+    """Prometheus asks for OpenMetrics first, in which the client library would write vllm_ for vllm: ."""
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    with as_(server, ALICE) as client:
+        answer = client.get("/metrics", headers={"Accept": accept + "text/plain;version=1.0.0;q=0.3,*/*;q=0.2"})
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "\nvllm:num_requests_running{" in answer.text
+    assert "vllm_" not in answer.text
+
+
 def test_a_timeline_is_its_owners(server):
     with as_(server, ALICE) as alice, as_(server, BOB) as bob, server.client() as nobody:
         name, answer = ask(alice)

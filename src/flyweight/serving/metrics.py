@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import generate_latest
 
 from flyweight.engine.metrics import EngineMetrics
 from flyweight.serving import metric_names as names
@@ -20,6 +20,7 @@ from flyweight.serving.buckets import BucketCounts, token_bounds
 from flyweight.serving.metric_names import METRICS, Metric
 from flyweight.serving.observation import AnswerName, Finished, Rejected, StepTaken, Submitted
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE = "0"  # vLLM counts the engines behind one model name; here there is one
 _TOTALS = (
     names.PREFIX_QUERIES,
@@ -314,10 +315,10 @@ class ServerMetrics:
         elsewhere."""
         self._gauges[metric] = read
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition in the form that an ``Accept`` header asks for, and its content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self.registry), content_type
+    def render(self) -> tuple[bytes, str]:
+        """The exposition as text, and its content type. It is the only form: the client library's OpenMetrics turns the
+        colon of ``vllm:`` into an underscore, and no dashboard would find the names."""
+        return generate_latest(self.registry), CONTENT_TYPE
 
     def _families(self) -> Iterator[Family]:
         found: dict[Metric, list[tuple[tuple[str, ...], float | BucketCounts]]] = {metric: [] for metric in METRICS}

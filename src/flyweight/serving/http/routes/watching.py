@@ -31,8 +31,8 @@ TIMELINE = {
 def watching_operations(watch: Watch) -> list[Operation]:
     """The operations that show what ``watch`` has seen."""
 
-    async def metrics(request: Request) -> Response:
-        body, content_type = watch.metrics.render(request.headers.get("accept", ""))
+    async def metrics(_request: Request) -> Response:
+        body, content_type = watch.metrics.render()
         return Response(body, headers={**NOT_STORED, "Content-Type": content_type})
 
     async def engine_state(_request: Request) -> Response:
