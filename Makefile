@@ -1,5 +1,6 @@
 # make demo      install into .venv and run the demo: compress, prove, answer
 # make test      install with everything the tests need and run them
+# make test-optimized   the tests of security and the server once more under python -O, which drops assert
 # make check     formatting, lint, types
 # make interop   compressed checkpoints in transformers, vLLM and back from llm-compressor, each in its own environment
 # make lm-eval   lm-evaluation-harness against flyweight serve, in an environment of its own
@@ -15,13 +16,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 CMAKE ?= $(PYTHON) -m cmake
 
-.PHONY: demo test check interop lm-eval conformance native native-sanitize clean
+.PHONY: demo test test-optimized check interop lm-eval conformance native native-sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# pytest's own asserts are statements of its rewriting and hold under -O; it warns about those in helpers, which raise.
+test-optimized: $(VENV)/.test-installed
+	$(BIN)/python -O -m pytest -n auto --dist loadfile -W ignore::pytest.PytestConfigWarning tests/security tests/serving
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
