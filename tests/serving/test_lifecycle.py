@@ -86,7 +86,7 @@ def test_a_full_queue_says_when_to_come_again():
         statuses = []
 
         def ask():
-            answer = httpx.post(f"{server.url}/v1/completions", json={**LONG, "n": 32, "max_tokens": 40}, timeout=60)
+            answer = httpx.post(f"{server.url}/v1/completions", json={**LONG, "n": 32, "max_tokens": 16}, timeout=60)
             statuses.append((answer.status_code, answer.headers.get("retry-after")))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
