@@ -14,6 +14,7 @@ from flyweight.serving.doctor.target import Answer
 MARKER = "@@the value@@"
 NUMBERS = ("-1", "0", "1", "1e308", "-1e308", "9223372036854775808", "-9223372036854775809", "0.5", "-0.0", "1e-320")
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", '"1"', "true", "[]", "{}", "[1]", '"NaN"')
+TELLING = ("-1", "1e308", "9223372036854775808", "NaN", '"1"')  # what a quick run tries inside lists and objects
 SPECIAL = "<|endoftext|><|end|><|user|><|assistant|><|bos|><|im_start|><s>[INST]<image><|image_pad|>"
 STRINGS = {
     "empty": '""',
@@ -73,6 +74,8 @@ def unbounded_parameters(subject: Subject, trials: Trials) -> None:
     before = control_answer(subject.target)
     for number, field in enumerate(subject.fields("integer", "number")):
         for value, allowed in _numbers(field):
+            if not subject.full and len(field.path) > 1 and value not in TELLING:
+                continue
             _try(subject, trials, field, value, value, allowed)
         if number % 20 == 19:
             expect_alive(trials, subject.target, before, f"numbers up to {field}")
