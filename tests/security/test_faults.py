@@ -1,7 +1,6 @@
 """Faults put into a running server: each ends its own request at most, and health says the truth."""
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -23,7 +22,6 @@ from flyweight.errors import KernelError
 from flyweight.serving.doctor.own_server import own_server
 from flyweight.serving.limits import ServerLimits
 
-logging.getLogger("flyweight").setLevel(logging.CRITICAL)
 GOOD = {"messages": [{"role": "user", "content": "2 + 2 ="}], "temperature": 0, "max_tokens": 8}
 MARKED = "BREAK"
 BAD = {**GOOD, "messages": [{"role": "user", "content": MARKED}]}
