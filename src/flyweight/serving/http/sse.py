@@ -1,12 +1,12 @@
 """Server-sent events: an ASGI answer that sends what an iterator makes, notices when the client leaves, and gives up
 one that does not read.
 
-Between events it sends comments, so that proxies do not take silence for an end. The iterator is closed in every case,
-which is where a route gives its answers back.
+Between events it sends comments, so that proxies do not take silence for an end. In every case the iterator is closed
+and the route is told, which gives its answers back then.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
@@ -35,12 +35,22 @@ class EventStream:
         events: what is sent, made by ``event``. Its first piece is awaited before anything is sent.
         comment_seconds: silence after which a comment is sent.
         reader_seconds: time that the client may leave a piece unread.
+        give_up: is called at the end, also where the connection breaks before the first event was asked for, and so
+            nothing in ``events`` would run.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], *, comment_seconds: float, reader_seconds: float) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        comment_seconds: float,
+        reader_seconds: float,
+        give_up: Callable[[], None],
+    ) -> None:
         self._events = events
         self._comment_seconds = comment_seconds
         self._reader_seconds = reader_seconds
+        self._give_up = give_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.ensure_future(_left(receive))
@@ -48,6 +58,7 @@ class EventStream:
             async with aclosing(self._events):
                 await self._send(send, leaving)
         finally:
+            self._give_up()
             leaving.cancel()
 
     async def _send(self, send: Send, leaving: "asyncio.Future[None]") -> None:

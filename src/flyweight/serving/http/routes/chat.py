@@ -10,11 +10,10 @@ from flyweight.engine.generation import Completion
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.asks import Ask
 from flyweight.serving.calls import Calling, read_calling
-from flyweight.serving.http.answers import json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes.generation import UsageCount, closed_by_done, new_id, now, stop_reason
-from flyweight.serving.http.sse import EventStream, event
+from flyweight.serving.http.routes.generation import UsageCount, closed_by_done, new_id, now, send_reply, stop_reason
+from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import ChatBody
@@ -54,16 +53,7 @@ async def chat_completions(request: Request) -> ASGIApp:
     )
     answers = await unless_left(request, service.answer(ask))
     reply = ChatReply(service, body, answers, calling, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
-    if body.stream:
-        return EventStream(
-            closed_by_done(reply.chunks(), answers),
-            comment_seconds=state.limits.comment_seconds,
-            reader_seconds=state.limits.reader_seconds,
-        )
-    try:
-        return json_answer(await unless_left(request, reply.whole()))
-    finally:
-        answers.abort()
+    return await send_reply(request, answers, reply, streams=body.stream)
 
 
 class ChatReply:
@@ -100,8 +90,11 @@ class ChatReply:
         }
         return {**found, "warnings": self._warnings} if self._warnings else found
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def events(self) -> AsyncGenerator[bytes, None]:
         """The events of a stream."""
+        return closed_by_done(self._chunks())
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         options = self._body.stream_options
         counts_all = options is not None and bool(options.continuous_usage_stats)
         head: dict[str, Any] = {**self._head, "object": "chat.completion.chunk"}

@@ -10,11 +10,10 @@ from starlette.types import ASGIApp
 from flyweight.engine.sampling import TokenLogProbability
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.asks import Ask
-from flyweight.serving.http.answers import json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes.generation import UsageCount, closed_by_done, new_id, now, stop_reason
-from flyweight.serving.http.sse import EventStream, event
+from flyweight.serving.http.routes.generation import UsageCount, closed_by_done, new_id, now, send_reply, stop_reason
+from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.completions import CompletionBody
@@ -45,16 +44,7 @@ async def completions(request: Request) -> ASGIApp:
     )
     answers = await unless_left(request, service.answer(ask))
     reply = CompletionReply(service, body, answers, hides_cached=state.options.hide_cached_tokens, warnings=warnings)
-    if body.stream:
-        return EventStream(
-            closed_by_done(reply.chunks(), answers),
-            comment_seconds=state.limits.comment_seconds,
-            reader_seconds=state.limits.reader_seconds,
-        )
-    try:
-        return json_answer(await unless_left(request, reply.whole()))
-    finally:
-        answers.abort()
+    return await send_reply(request, answers, reply, streams=body.stream)
 
 
 class CompletionReply:
@@ -95,8 +85,11 @@ class CompletionReply:
         }
         return {**found, "warnings": self._warnings} if self._warnings else found
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def events(self) -> AsyncGenerator[bytes, None]:
         """The events of a stream; what is echoed comes with a choice's first."""
+        return closed_by_done(self._chunks())
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         options = self._body.stream_options
         counts_all = options is not None and bool(options.continuous_usage_stats)
         head = {**self._head, "warnings": self._warnings} if self._warnings else self._head

@@ -1,14 +1,20 @@
-"""What the generating routes share: usage, names of answers, and the end of a stream."""
+"""What the generating routes share: usage, names of answers, how a reply is sent, and the end of a stream."""
 
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from flyweight.engine.generation import Completion
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.api_errors import ApiError
-from flyweight.serving.http.sse import DONE, event
+from flyweight.serving.http.answers import json_answer
+from flyweight.serving.http.sse import DONE, EventStream, event
+from flyweight.serving.http.state import state_of
+from flyweight.serving.http.waiting import unless_left
 
 
 def new_id(prefix: str) -> str:
@@ -19,6 +25,34 @@ def new_id(prefix: str) -> str:
 def now() -> int:
     """Seconds since 1970."""
     return int(time.time())
+
+
+class Reply(Protocol):
+    """Writes the answers to one request as an API has them, in one of two ways."""
+
+    async def whole(self) -> dict[str, Any]:
+        """The body of an answer in one piece."""
+        ...
+
+    def events(self) -> AsyncGenerator[bytes, None]:
+        """The events of a stream, the last of them that which ends it."""
+        ...
+
+
+async def send_reply(request: Request, answers: Answers, reply: Reply, *, streams: bool | None) -> ASGIApp:
+    """The reply as a stream or in one piece. What is still open when it ends, or the client leaves, is given up."""
+    if streams:
+        limits = state_of(request).limits
+        return EventStream(
+            reply.events(),
+            comment_seconds=limits.comment_seconds,
+            reader_seconds=limits.reader_seconds,
+            give_up=answers.abort,
+        )
+    try:
+        return json_answer(await unless_left(request, reply.whole()))
+    finally:
+        answers.abort()
 
 
 class UsageCount:
@@ -80,14 +114,13 @@ def stop_reason(completion: Completion, eos: frozenset[int]) -> str | int | None
     return None
 
 
-async def closed_by_done(events: AsyncGenerator[bytes, None], answers: Answers) -> AsyncGenerator[bytes, None]:
-    """Ends a stream with [DONE], or with an error where an answer failed; what is open is given up in every case."""
+async def closed_by_done(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Ends a stream with [DONE], before which an error stands where an answer failed."""
     try:
         async for piece in events:
             yield piece
     except ApiError as error:
         yield event(error.body())
     finally:
-        answers.abort()
         await events.aclose()
     yield DONE

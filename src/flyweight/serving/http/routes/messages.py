@@ -15,8 +15,8 @@ from flyweight.serving.calls import Calling, read_calling
 from flyweight.serving.http.answers import json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes.generation import UsageCount, new_id
-from flyweight.serving.http.sse import EventStream, event
+from flyweight.serving.http.routes.generation import UsageCount, new_id, send_reply
+from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.messages import STOP_REASONS, CountBody, MessagesBody, call_block
@@ -45,14 +45,7 @@ async def messages(request: Request) -> ASGIApp:
     reply = MessageReply(
         service.name, answers, calling, hides_cached=state.options.hide_cached_tokens, warnings=warnings
     )
-    if body.stream:
-        return EventStream(
-            reply.events(), comment_seconds=state.limits.comment_seconds, reader_seconds=state.limits.reader_seconds
-        )
-    try:
-        return json_answer(await unless_left(request, reply.whole()))
-    finally:
-        answers.abort()
+    return await send_reply(request, answers, reply, streams=body.stream)
 
 
 async def count_tokens(request: Request) -> Response:
@@ -130,8 +123,6 @@ class MessageReply:
             yield _event("message_stop")
         except ApiError as error:
             yield event(error.body(), "error")
-        finally:
-            self._answers.abort()
 
 
 class BlockEvents:

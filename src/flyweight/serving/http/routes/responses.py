@@ -15,9 +15,9 @@ from flyweight.serving.calls import Calling, read_calling
 from flyweight.serving.http.answers import dump, json_answer
 from flyweight.serving.http.bodies import read_body
 from flyweight.serving.http.operations import Operation
-from flyweight.serving.http.routes.generation import UsageCount, new_id, now
+from flyweight.serving.http.routes.generation import UsageCount, new_id, now, send_reply
 from flyweight.serving.http.routes.response_items import OutputItems
-from flyweight.serving.http.sse import EventStream, event
+from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import ServerState, owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import read_arguments
@@ -58,14 +58,7 @@ async def create_response(request: Request) -> ASGIApp:
     reply = ResponseReply(
         service, body, answers, calling, state=state, owner=owner.name, messages=messages, warnings=warnings
     )
-    if body.stream:
-        return EventStream(
-            reply.events(), comment_seconds=state.limits.comment_seconds, reader_seconds=state.limits.reader_seconds
-        )
-    try:
-        return json_answer(await unless_left(request, reply.whole()))
-    finally:
-        answers.abort()
+    return await send_reply(request, answers, reply, streams=body.stream)
 
 
 async def get_response(request: Request) -> Response:
@@ -152,8 +145,6 @@ class ResponseReply:
             told = error.body()["error"]
             failed = {**self._response("failed", []), "error": {"code": "server_error", "message": told["message"]}}
             yield self._event("response.failed", {"response": failed})
-        finally:
-            self._answers.abort()
 
     def _event(self, name: str, content: dict[str, Any]) -> bytes:
         written = event({"type": name, "sequence_number": self._number, **content}, name)
