@@ -19,7 +19,7 @@ from flyweight.engine.grammar.bounds import check_bounds
 from flyweight.engine.grammar.faults import place_of_fault
 from flyweight.engine.grammar.json_options import JSON_OPTIONS
 from flyweight.engine.grammar.limits import GrammarLimits
-from flyweight.engine.grammar.matcher import CompiledGrammar, grammar_of_choices, reason_of
+from flyweight.engine.grammar.matcher import CompiledGrammar, GrammarBinding, grammar_of_choices, reason_of
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.grammar.vocabulary import read_vocabulary
 from flyweight.errors import UsageError
@@ -128,13 +128,13 @@ class GrammarCompiler:
             reason = reason_of(matcher.get_error())
             return f"{f' at {place}' if place else ''} cannot be used as a constraint: {reason}"
         assert self._vocabulary is not None
-        return CompiledGrammar(
-            matcher,
+        binding = GrammarBinding(
             num_words=(self._vocab_size + 31) // 32,
             num_filled=(self._vocabulary.vocab_size + 31) // 32,
             ends=self._stop_ids,
             on_failure=partial(self._forget, key),
         )
+        return CompiledGrammar(matcher, binding)
 
     def _matcher(self, kind: str, source: str) -> llguidance.LLMatcher:
         """A matcher in its first state, with its first mask made once; or one in error."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import llguidance
 import numpy as np
@@ -12,57 +13,44 @@ from flyweight.errors import UsageError
 LONGEST_REASON = 400
 
 
-class CompiledGrammar:
-    """Makes constraints for answers; calling it is cheap, and all of them share what the grammar's lexer has learnt.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrammarBinding:
+    """How a grammar stands to its model, the same for all answers under it.
 
-    Args:
-        matcher: in its first state; it is only copied.
+    Attributes:
         num_words: of a mask: ceil(vocab / 32), by the model's vocabulary.
         num_filled: words that the matcher fills; more where the tokenizer knows more tokens than the model.
         ends: tokens that end an answer, which a grammar's text never holds.
         on_failure: is called when an answer had to be given up, so that what is cached of the grammar can be dropped.
     """
 
-    def __init__(
-        self,
-        matcher: llguidance.LLMatcher,
-        *,
-        num_words: int,
-        num_filled: int,
-        ends: frozenset[int],
-        on_failure: Callable[[], None] | None = None,
-    ) -> None:
+    num_words: int
+    num_filled: int
+    ends: frozenset[int]
+    on_failure: Callable[[], None]
+
+
+class CompiledGrammar:
+    """Makes constraints for answers; calling it is cheap, and all of them share what the grammar's lexer has learnt.
+
+    Args:
+        matcher: in its first state; it is only copied.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, binding: GrammarBinding) -> None:
         self._matcher = matcher
-        self._num_words, self._num_filled = num_words, num_filled
-        self._ends = ends
-        self._on_failure = on_failure
+        self._binding = binding
 
     def __call__(self) -> "GrammarConstraint":
-        return GrammarConstraint(
-            self._matcher.deep_copy(),
-            num_words=self._num_words,
-            num_filled=self._num_filled,
-            ends=self._ends,
-            on_failure=self._on_failure,
-        )
+        return GrammarConstraint(self._matcher.deep_copy(), self._binding)
 
 
 class GrammarConstraint:
     """One answer under a grammar."""
 
-    def __init__(
-        self,
-        matcher: llguidance.LLMatcher,
-        *,
-        num_words: int,
-        num_filled: int,
-        ends: frozenset[int],
-        on_failure: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, binding: GrammarBinding) -> None:
         self._matcher = matcher
-        self._num_words, self._num_filled = num_words, num_filled
-        self._ends = ends
-        self._on_failure = on_failure
+        self._binding = binding
 
     def masks(self, drafts: Sequence[int]) -> Masks:
         """What is allowed now and after each guess.
@@ -70,7 +58,7 @@ class GrammarConstraint:
         Raises:
             UsageError: when the grammar has become too complex at this place.
         """
-        words = np.zeros((1 + len(drafts), self._num_filled), np.uint32)
+        words = np.zeros((1 + len(drafts), self._binding.num_filled), np.uint32)
         may_end = [False] * len(words)
         num_pushed = 0
         address, size = words.ctypes.data, words.strides[0]
@@ -81,16 +69,16 @@ class GrammarConstraint:
             may_end[place] = self._matcher.is_accepting()
             if place == len(drafts):
                 break
-            if drafts[place] in self._ends or not self._matcher.try_consume_tokens([drafts[place]]):
+            if drafts[place] in self._binding.ends or not self._matcher.try_consume_tokens([drafts[place]]):
                 break
             num_pushed += 1
         if num_pushed and not self._matcher.rollback(num_pushed):
             self._fail()
-        return Masks(words=np.ascontiguousarray(words[:, : self._num_words]), may_end=tuple(may_end))
+        return Masks(words=np.ascontiguousarray(words[:, : self._binding.num_words]), may_end=tuple(may_end))
 
     def num_allowed(self, tokens: Sequence[int]) -> int:
         """How many of ``tokens`` may follow as text."""
-        text = next((place for place, token in enumerate(tokens) if token in self._ends), len(tokens))
+        text = next((place for place, token in enumerate(tokens) if token in self._binding.ends), len(tokens))
         return self._matcher.validate_tokens(list(tokens[:text]))
 
     def push(self, token: int) -> None:
@@ -107,8 +95,7 @@ class GrammarConstraint:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def _fail(self) -> None:
-        if self._on_failure is not None:
-            self._on_failure()
+        self._binding.on_failure()
         raise UsageError(
             f"the grammar of this request cannot go on: {reason_of(self._matcher.get_error() or 'it has stopped')}"
         )
