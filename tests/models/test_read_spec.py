@@ -338,7 +338,7 @@ def test_gemma3_wrapper_is_read_for_its_text_model() -> None:
     spec = read_spec(GEMMA3_4B)
     assert spec.embedding.name == "language_model.model.embed_tokens"
     assert spec.eos_token_ids == (1, 106)
-    assert spec.bos_token_id == 2
+    assert spec.bos_token_id is None
     assert (spec.hidden_size, spec.vocab_size, len(spec.blocks)) == (2560, 262_208, 34)
     windows = [block.attention.window for block in spec.blocks]
     assert windows[:7] == [1024, 1024, 1024, 1024, 1024, 0, 1024]

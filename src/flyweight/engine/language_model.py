@@ -53,8 +53,7 @@ class LanguageModel:
         checkpoint: where it came from.
         context_length: tokens that a prompt and its answer may have together.
         default_options: what generation_config.json asks for.
-        stop_ids: tokens that end an answer: every end-of-text id named in config.json, generation_config.json and
-            the tokenizer's files, and the BOS id, with which some models begin the next text.
+        stop_ids: tokens that end an answer, as ``read_stop_ids`` finds them.
         description: lines that say which kernels, formats, compute types and engine options are in use.
     """
 

@@ -23,7 +23,8 @@ from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.speculation.choice import SpeculationChoice
 from flyweight.engine.speculation.draft_model import DraftModel, vocabulary_mismatch
 from flyweight.engine.speculation.prompt_lookup import PromptLookup
-from flyweight.errors import CheckpointError, ResourceError, UsageError
+from flyweight.engine.stop_ids import read_stop_ids
+from flyweight.errors import ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.kernels import KV_DTYPES, KVDtype
 from flyweight.machine import Machine, resident_bytes
@@ -159,7 +160,7 @@ def load(
         runner=BatchInvariant(runner) if batch_invariant else runner,
         cache=cache,
         default_options=SamplingOptions.from_generation_config(generation_config),
-        stop_ids=_stop_ids(spec, generation_config, tokenizer),
+        stop_ids=read_stop_ids(spec, generation_config, tokenizer),
         description=description,
         engine_options=engine_options,
         make_proposer=_proposer_maker(speculation, checkpoint, spec, compute, kv_dtype, progress),
@@ -324,15 +325,3 @@ def _generation_config(folder: Path) -> Mapping[str, Any]:
     """generation_config.json; empty where there is none."""
     path = folder / "generation_config.json"
     return read_json(path, "repair it or remove it") if path.is_file() else {}
-
-
-def _stop_ids(spec: ModelSpec, generation_config: Mapping[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Ids that end an answer, from all files that name any; BOS is one, since it begins the next text."""
-    given = generation_config.get("eos_token_id")
-    named = given if isinstance(given, list) else [given]
-    if not all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in named):
-        raise CheckpointError(f"generation_config.json: eos_token_id is {given!r}; it must be an id or a list of ids")
-    found = [*spec.eos_token_ids, *named, spec.bos_token_id]
-    if tokenizer is not None:
-        found += [tokenizer.eos_token_id, tokenizer.bos_token_id]
-    return frozenset(one for one in found if one is not None)

@@ -293,7 +293,8 @@ def assemble(
 ) -> ModelSpec:
     """The whole model: embedding, blocks, final norm, head and special tokens.
 
-    Call it last: it is here that config keys which nobody read are collected into ``unread_keys``.
+    Call it last: it is here that config keys which nobody read are collected into ``unread_keys``. ``default_bos`` and
+    ``default_eos`` are for a config that names them in another place.
     """
     bos = config.token_ids("bos_token_id", default_bos)
     eos = config.token_ids("eos_token_id", default_eos)

@@ -61,6 +61,4 @@ def read_gemma2(config: ConfigReader) -> ModelSpec:
         is_tied=config.boolean("tie_word_embeddings", True),
         embedding_scale=sizes.hidden_size**0.5,
         logit_softcap=logit_softcap,
-        default_bos=(2,),
-        default_eos=(1,),
     )

@@ -49,8 +49,6 @@ def read_gemma3_text(config: ConfigReader) -> ModelSpec:
         is_tied=config.boolean("tie_word_embeddings", True),
         embedding_scale=sizes.hidden_size**0.5,
         logit_softcap=logit_softcap,
-        default_bos=(2,),
-        default_eos=(1,),
     )
 
 
@@ -73,8 +71,8 @@ def read_gemma3(config: ConfigReader) -> ModelSpec:
         is_tied=is_tied,
         head_name="language_model.lm_head",
         embedding_scale=sizes.hidden_size**0.5,
-        default_bos=text.token_ids("bos_token_id", (2,)),
-        default_eos=text.token_ids("eos_token_id", (1,)),
+        default_bos=text.token_ids("bos_token_id"),
+        default_eos=text.token_ids("eos_token_id"),
     )
 
 

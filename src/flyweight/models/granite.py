@@ -45,6 +45,4 @@ def read_granite(config: ConfigReader) -> ModelSpec:
         is_tied=config.boolean("tie_word_embeddings", False),
         embedding_scale=config.number("embedding_multiplier", 1.0),
         logit_scale=1.0 / config.number("logits_scaling", 1.0),
-        default_bos=(1,),
-        default_eos=(2,),
     )

@@ -33,4 +33,4 @@ def read_llama(config: ConfigReader) -> ModelSpec:
         for index in range(sizes.num_layers)
     ]
     is_tied = config.boolean("tie_word_embeddings", False)
-    return assemble(config, sizes, blocks, architecture="llama", is_tied=is_tied, default_bos=(1,), default_eos=(2,))
+    return assemble(config, sizes, blocks, architecture="llama", is_tied=is_tied)

@@ -38,4 +38,4 @@ def read_mistral(config: ConfigReader) -> ModelSpec:
         for index in range(sizes.num_layers)
     ]
     is_tied = config.boolean("tie_word_embeddings", False)
-    return assemble(config, sizes, blocks, architecture="mistral", is_tied=is_tied, default_bos=(1,), default_eos=(2,))
+    return assemble(config, sizes, blocks, architecture="mistral", is_tied=is_tied)

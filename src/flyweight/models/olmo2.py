@@ -38,4 +38,4 @@ def read_olmo2(config: ConfigReader) -> ModelSpec:
             )
         )
     is_tied = config.boolean("tie_word_embeddings", False)
-    return assemble(config, sizes, blocks, architecture="olmo2", is_tied=is_tied, default_eos=(50279,))
+    return assemble(config, sizes, blocks, architecture="olmo2", is_tied=is_tied)

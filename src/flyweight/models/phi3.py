@@ -33,7 +33,7 @@ def read_phi3(config: ConfigReader) -> ModelSpec:
     window = read_window(config) or 0
     blocks = [_block(sizes, index, rope, window, activation) for index in range(sizes.num_layers)]
     is_tied = config.boolean("tie_word_embeddings", False)
-    return assemble(config, sizes, blocks, architecture="phi3", is_tied=is_tied, default_bos=(1,), default_eos=(32000,))
+    return assemble(config, sizes, blocks, architecture="phi3", is_tied=is_tied)
 
 
 def _block(sizes: Sizes, index: int, rope: RopeSpec, window: int, activation: Activation) -> BlockSpec:

@@ -54,6 +54,4 @@ def read_smollm3(config: ConfigReader) -> ModelSpec:
         for index in range(sizes.num_layers)
     ]
     is_tied = config.boolean("tie_word_embeddings", True)
-    return assemble(
-        config, sizes, blocks, architecture="smollm3", is_tied=is_tied, default_bos=(128000,), default_eos=(128001,)
-    )
+    return assemble(config, sizes, blocks, architecture="smollm3", is_tied=is_tied)

@@ -166,7 +166,8 @@ class ModelSpec:
     """A whole model. ``logits = softcap(logit_scale * head(final_norm(x)))``.
 
     With ``is_tied`` the head has no tensor of its own: it reads the embedding's (a file may hold the pair under
-    either name). ``eos_token_ids`` may be several. ``max_positions`` is the context the model was made for.
+    either name). ``bos_token_id`` and ``eos_token_ids``, of which there may be several, are those that the config names
+    and none else. ``max_positions`` is the context the model was made for.
     ``unread_keys`` are the config's keys that its architecture's reader neither used nor knows to be harmless:
     whoever loads the model tells the user, so that no option is dropped in silence.
     """
