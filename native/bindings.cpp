@@ -135,16 +135,17 @@ void attend_call(const In<float> &q, const In<uint8_t> &cache, CacheType type, i
   attend(a, size(context_lengths.shape(0)));
 }
 
-void gptq_block_call(const Out<float> &weight, const In<float> &inverse_cholesky, const Out<float> &scales, const Out<float> &zero_points,
-                     const In<int32_t> &group_index, float minimum, float maximum, bool recompute, bool symmetric, CacheType scale_type,
-                     const Out<int8_t> &codes, const Out<float> &errors, const Out<float> &losses) {
+void gptq_group_call(const Rows<const float> &weight, const In<float> &inverse_cholesky, const In<float> &ratios, float minimum, float maximum,
+                     bool symmetric, CacheType scale_type, const Rows<int8_t> &codes, const Out<float> &scales, const Out<float> &zero_points,
+                     const Out<float> &losses) {
   const nb::gil_scoped_release release;
   GptqArguments a{};
-  a.weight = weight.data(), a.weight_stride = a.width = size(weight.shape(1)), a.inverse_cholesky = inverse_cholesky.data();
-  a.scales = scales.data(), a.zero_points = zero_points.data(), a.num_groups = size(scales.shape(1)), a.group_index = group_index.data();
-  a.minimum = minimum, a.maximum = maximum, a.recompute = recompute, a.symmetric = symmetric, a.scale_type = scale_type;
-  a.codes = codes.data(), a.errors = errors.data(), a.losses = losses.data();
-  gptq_block(a, size(weight.shape(0)));
+  a.weight = weight.data(), a.weight_stride = weight.stride(0), a.width = size(weight.shape(1));
+  a.ratios = ratios.data(), a.num_ratios = size(ratios.shape(0));
+  a.minimum = minimum, a.maximum = maximum, a.symmetric = symmetric, a.scale_type = scale_type;
+  a.codes = codes.data(), a.codes_stride = codes.stride(0);
+  a.scales = scales.data(), a.zero_points = zero_points.data(), a.losses = losses.data();
+  gptq_group(a, inverse_cholesky.data(), size(weight.shape(0)));
 }
 
 using PlaceTuple = std::tuple<Region, int64_t, int64_t, int64_t>;
@@ -320,9 +321,9 @@ NB_MODULE(_native, m) {
     unpack_codes(reinterpret_cast<const uint8_t *>(packed.data()), size(packed.shape(1)) * 4, bits, size(codes.shape(0)), size(codes.shape(1)), codes.data());
   }, "packed"_a.noconvert(), "bits"_a, "codes"_a.noconvert());
   m.def("gram", &gram_call, "x"_a.noconvert(), "sums"_a.noconvert(), "rounded"_a);
-  m.def("gptq_block", &gptq_block_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "scales"_a.noconvert(),
-        "zero_points"_a.noconvert(), "group_index"_a.noconvert(), "minimum"_a, "maximum"_a, "recompute"_a, "symmetric"_a, "scale_type"_a,
-        "codes"_a.noconvert(), "errors"_a.noconvert(), "losses"_a.noconvert());
+  m.def("gptq_group", &gptq_group_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "ratios"_a.noconvert(), "minimum"_a,
+        "maximum"_a, "symmetric"_a, "scale_type"_a, "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert(),
+        "losses"_a.noconvert());
 
   nb::enum_<Region>(m, "Region").value("tokens", Region::kTokens).value("outputs", Region::kOutputs).value("hidden", Region::kHidden).value("logits", Region::kLogits);
   // A program points into what it is given, and keeps it alive.

@@ -89,21 +89,21 @@ struct AttendTask {
   int64_t partials;
 };
 
+constexpr int kGptqRun = 8; // columns whose updates from earlier errors run side by side
+
 struct GptqArguments {
-  float *weight;              // rows x width; each column is left as it was when it was quantized
-  int64_t weight_stride;
-  const float *inverse_cholesky; // width x width, upper
-  int64_t width;
-  float *scales;              // rows x num_groups; written when recompute is set
-  float *zero_points;         // rows x num_groups
-  int64_t num_groups;
-  const int32_t *group_index; // width; constant on runs of columns
-  float minimum, maximum;     // of the codes
-  bool recompute, symmetric;
-  CacheType scale_type;       // what a recomputed scale is rounded to
-  int8_t *codes;              // rows x width
-  float *errors;              // rows x width
-  float *losses;              // rows
+  const float *weight; // rows x width with a stride
+  int64_t weight_stride, width;
+  const float *factors; // the upper factor U of the inverse Hessian: [run of columns][width][kGptqRun], missing columns zero
+  const float *ratios;  // of the weights' range, one scale to try for each
+  int64_t num_ratios;   // 0: scales and zero points are given
+  float minimum, maximum; // of the codes
+  bool symmetric;
+  CacheType scale_type; // what a chosen scale is rounded to
+  int8_t *codes;        // rows x width with a stride
+  int64_t codes_stride;
+  float *scales, *zero_points; // rows; written where ratios are given
+  float *losses;        // rows
 };
 
 // One row of logits, how to choose a token from it, and where to put what is asked for beside the token.
@@ -159,7 +159,7 @@ struct KernelTable {
   void (*attend_merge)(const AttendArguments &, const AttendTask &); // a task of all chunks that others have computed
   int64_t (*attend_partial_floats)(const CacheLayout &);              // of one chunk and one row
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
-  void (*gptq_block)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
+  void (*gptq_group)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*gptq_workspace)(const GptqArguments &);
   int64_t (*gram_packed_bytes)(const GramArguments &); // 0: gram() needs nothing packed
   void (*gram_pack)(const GramArguments &, int64_t panel_begin, int64_t panel_end);

@@ -31,7 +31,8 @@ double measure_multiply(bool int8, int attempts);
 
 // sums (width x width) += x^T x on and above the diagonal; below it nothing is promised. x: rows x width with a stride.
 void gram(const float *x, int64_t x_stride, int64_t rows, int64_t width, bool rounded, float *sums);
-void gptq_block(const GptqArguments &arguments, int64_t rows);
+// The columns of one group by GPTQ. inverse_cholesky: width x width, upper; arguments.factors is made of it here.
+void gptq_group(GptqArguments arguments, const float *inverse_cholesky, int64_t rows);
 
 // The bits that decide draw number `purpose` at `position` of a stream: Philox 4x64, first word.
 uint64_t random_word(uint64_t seed, uint64_t stream, uint64_t position, uint64_t purpose);

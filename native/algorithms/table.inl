@@ -18,7 +18,7 @@ const KernelTable &kernels() {
       .attend_merge = attend_merge,
       .attend_partial_floats = partial_floats,
       .attend_workspace = attend_workspace,
-      .gptq_block = gptq_block,
+      .gptq_group = gptq_group,
       .gptq_workspace = gptq_workspace,
       .gram_packed_bytes = gram_packed_bytes,
       .gram_pack = gram_pack,

@@ -165,23 +165,20 @@ void check_sampling() {
 }
 
 void check_columns() {
+  const std::vector<float> ratios{1.0f, 0.8f, 0.6f};
   for (const int64_t rows : {1, 33})
     for (const int64_t width : {7, 64})
-      for (const bool recompute : {false, true}) {
+      for (const int64_t num_ratios : {0, 1, 3}) {
         const std::vector<float> given = numbers(rows * width);
         std::vector<float> upper(static_cast<size_t>(width * width), 0.01f);
         for (int64_t i = 0; i < width; ++i) upper[static_cast<size_t>(i * width + i)] = 1.0f;
-        std::vector<int32_t> groups(static_cast<size_t>(width));
-        for (int64_t i = 0; i < width; ++i) groups[static_cast<size_t>(i)] = static_cast<int32_t>(i / 5);
-        const int64_t num_groups = (width + 4) / 5;
-        compare("gptq_block", [&] {
-          std::vector<float> weight = given, scales(static_cast<size_t>(rows * num_groups), 0.2f), zeros(scales.size()), errors(given.size()), losses(static_cast<size_t>(rows));
+        compare("gptq_group", [&] {
+          std::vector<float> scales(static_cast<size_t>(rows), 0.2f), zeros(scales.size()), losses(scales.size());
           std::vector<int8_t> out(given.size());
           GptqArguments a{};
-          a.weight = weight.data(), a.weight_stride = a.width = width, a.inverse_cholesky = upper.data(), a.scales = scales.data();
-          a.zero_points = zeros.data(), a.num_groups = num_groups, a.group_index = groups.data(), a.minimum = -8.0f, a.maximum = 7.0f;
-          a.recompute = recompute, a.symmetric = false, a.codes = out.data(), a.errors = errors.data(), a.losses = losses.data();
-          gptq_block(a, rows);
+          a.weight = given.data(), a.weight_stride = a.width = a.codes_stride = width, a.ratios = ratios.data(), a.num_ratios = num_ratios;
+          a.minimum = -8.0f, a.maximum = 7.0f, a.codes = out.data(), a.scales = scales.data(), a.zero_points = zeros.data(), a.losses = losses.data();
+          gptq_group(a, upper.data(), rows);
           return std::vector<float>(out.begin(), out.end());
         });
       }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flyweight.compression.methods import METHODS
-from flyweight.compression.methods.columns import round_columns, round_columns_slowly
+from flyweight.compression.methods.columns import fit_columns, fit_columns_slowly, round_columns, round_columns_slowly
 from flyweight.compression.methods.gptq import GptqOptions, column_order, quantize
 from flyweight.compression.methods.rtn import RtnOptions
 from flyweight.compression.statistics import InputStatistics
@@ -232,6 +232,13 @@ def test_the_kernel_is_its_slow_twin(width, symmetric):
     slow = round_columns_slowly(weight, inverse, scale, zero, form)
     np.testing.assert_array_equal(fast.codes, slow.codes)
     np.testing.assert_allclose(fast.losses, slow.losses, rtol=1e-5)
+    fitted, fitted_slowly = (
+        fit(weight, inverse, (1.0, 0.9, 0.8, 0.7), form) for fit in (fit_columns, fit_columns_slowly)
+    )
+    np.testing.assert_array_equal(fitted.codes, fitted_slowly.codes)
+    np.testing.assert_array_equal(fitted.scale, fitted_slowly.scale)
+    np.testing.assert_array_equal(fitted.zero, fitted_slowly.zero)
+    assert (fitted.losses <= fast.losses).all()
 
 
 def test_torch_gives_the_same():

@@ -18,10 +18,11 @@ def product(factor: module.Factor) -> np.ndarray:
     return upper @ upper.T
 
 
-def test_pieces_add_up_to_the_whole(monkeypatch):
+@pytest.mark.parametrize("like", [None, np.empty(0, np.float32)], ids=["kernel", "array library"])
+def test_pieces_add_up_to_the_whole(monkeypatch, like):
     monkeypatch.setattr(module, "STRIP", 16)
     x = inputs()
-    statistics = InputStatistics(40)
+    statistics = InputStatistics(40, like=like)
     for start in range(0, 300, 70):
         statistics.add(x[start : start + 70])
     assert statistics.tokens == 300

@@ -12,7 +12,7 @@ import psutil
 
 from flyweight.compression.job import Job
 from flyweight.compression.sequences import Sequences
-from flyweight.compression.statistics import STRIP, TOKENS_AT_ONCE
+from flyweight.compression.statistics import TOKENS_AT_ONCE
 from flyweight.errors import ResourceError
 from flyweight.formats.plain import FLOAT_DTYPES
 from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec
@@ -130,7 +130,7 @@ def _statistics_items(job: Job, group: LinearGroup, *, has_targets: bool) -> dic
     if not any(assignment.needs_inputs for assignment in assignments):
         return {}
     name, n = group.linears[0].name, group.in_features
-    work = 2 * TOKENS_AT_ONCE * 2 if job.compute == "bfloat16" else min(STRIP, n) * FLOAT32  # per input
+    work = 2 * TOKENS_AT_ONCE * 2 if job.compute == "bfloat16" else 0  # per input
     items = {f"the Hessian of {name} ({n} x {n})": (n * FLOAT32 + work) * n}
     if has_targets and any(assignment.wants_targets for assignment in assignments):
         items[f"the targets of {name}"] = 2 * n * group.out_features * FLOAT32

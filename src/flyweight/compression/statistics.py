@@ -15,7 +15,7 @@ from flyweight import kernels
 from flyweight.compression.linear_algebra import factor_backwards_in_place, mirror, permute_symmetric
 from flyweight.formats.base import Array, Compute
 
-STRIP = 256  # rows of the Hessian updated by one matrix product: bounds the temporary, and what is computed in vain
+STRIP = 256  # rows of the Hessian that one product of another array library updates: bounds its temporary
 TOKENS_AT_ONCE = 512  # that the kernel keeps in bfloat16, twice, while it multiplies them
 DAMPING_STEP = 10.0
 SMALLEST_DAMPING = 1e-4
@@ -52,6 +52,7 @@ class InputStatistics:
         if compute != "float32" and like is not None:
             raise ValueError("only the kernels round inputs")
         self._compute = compute
+        self._is_native = like is None
         self.in_features = in_features
         self.tokens = 0
         self.cross: Any = None  # X^T targets, (in_features, out_features)
@@ -81,8 +82,8 @@ class InputStatistics:
                 self.cross += product
         self.tokens += x.shape[0]
         self._diagonal = None
-        if self._compute == "bfloat16":
-            kernels.gram(x, self._hessian, compute="bfloat16")
+        if self._is_native:
+            kernels.gram(x, self._hessian, compute="bfloat16" if self._compute == "bfloat16" else "float32")
             return
         for top in range(0, self.in_features, STRIP):
             bottom = min(top + STRIP, self.in_features)

@@ -10,7 +10,7 @@ from flyweight.kernels._native import LinearHandle
 from flyweight.kernels.attention import attend, cache_write
 from flyweight.kernels.cache_layout import CACHE_UNIT, KV_DTYPES, Cache, CacheLayout, KVDtype
 from flyweight.kernels.codes import unpack_codes
-from flyweight.kernels.columns import GptqBlock, ScaleRule, gptq_block
+from flyweight.kernels.columns import GptqGroup, ScaleRule, gptq_group
 from flyweight.kernels.elementwise import act_mul, add, cap, rms_norm, rope
 from flyweight.kernels.gram import gram
 from flyweight.kernels.grouping import activation_group
@@ -46,7 +46,7 @@ __all__ = [
     "CacheLayout",
     "ChoiceRule",
     "Edits",
-    "GptqBlock",
+    "GptqGroup",
     "KVDtype",
     "Limits",
     "LinearHandle",
@@ -66,7 +66,7 @@ __all__ = [
     "batch_invariant",
     "cache_write",
     "cap",
-    "gptq_block",
+    "gptq_group",
     "gram",
     "isa",
     "kept_shares",

@@ -165,19 +165,17 @@ def attend(
 ) -> None: ...
 def unpack_codes(packed: Array, bits: int, codes: Array) -> None: ...
 def gram(x: Array, sums: Array, rounded: bool) -> None: ...
-def gptq_block(
+def gptq_group(
     weight: Array,
     inverse_cholesky: Array,
-    scales: Array,
-    zero_points: Array,
-    group_index: Array,
+    ratios: Array,
     minimum: float,
     maximum: float,
-    recompute: bool,
     symmetric: bool,
-    scale_cache_type: CacheType,
+    scale_type: CacheType,
     codes: Array,
-    errors: Array,
+    scales: Array,
+    zero_points: Array,
     losses: Array,
 ) -> None: ...
 def random_word(seed: int, stream: int, position: int, purpose: int) -> int: ...

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flyweight.kernels.checks import Array, Float32
-from flyweight.kernels.columns import SMALLEST_SCALE, GptqBlock, ScaleRule
+from flyweight.kernels.columns import SMALLEST_SCALE, GptqGroup, ScaleRule
 from flyweight.kernels.grouping import activation_group
 
 Float64 = NDArray[np.float64]
@@ -145,38 +145,55 @@ def gram(x: Float32, sums: Float32, *, compute: Literal["float32", "bfloat16"]) 
     sums += inputs.T @ inputs
 
 
-def gptq_block(
+def gptq_group(
     weight: Float32,
     inverse_cholesky: Float32,
-    scales: Float32,
-    zero_points: Float32,
-    group_index: NDArray[np.int32],
     *,
     minimum: int,
     maximum: int,
+    scales: Float32 | None = None,
+    zero_points: Float32 | None = None,
     rule: ScaleRule | None = None,
-) -> GptqBlock:
-    """The textbook loop: every column's error goes to all later columns at once."""
-    rows, width = weight.shape
-    codes, errors = np.zeros((rows, width), np.int8), np.zeros((rows, width), np.float32)
-    losses = np.zeros(rows, np.float32)
-    for i in range(width):
-        group = group_index[i]
-        if rule is not None and (i == 0 or group_index[i - 1] != group):
-            members = weight[:, group_index == group]
-            scales[:, group], zero_points[:, group] = _min_max(members, minimum, maximum, rule)
-        scale, zero = scales[:, group], zero_points[:, group]
-        code = np.clip(np.rint(weight[:, i] / scale) + zero, minimum, maximum).astype(np.float32)
-        error = (weight[:, i] - (code - zero) * scale) / inverse_cholesky[i, i]
-        weight[:, i + 1 :] -= error[:, None] * inverse_cholesky[i, i + 1 :]
-        codes[:, i], errors[:, i] = code.astype(np.int8), error
-        losses += error * error * np.float32(0.5)
-    return GptqBlock(codes=codes, errors=errors, losses=losses)
+) -> GptqGroup:
+    """The textbook loop, once for each scale that is tried: every column's error goes to all later columns at once."""
+    if rule is None:
+        assert scales is not None
+        assert zero_points is not None
+        return _gptq_columns(weight, inverse_cholesky, scales, zero_points, minimum, maximum)
+    tries = [
+        _gptq_columns(weight, inverse_cholesky, *_min_max(weight, ratio, minimum, maximum, rule), minimum, maximum)
+        for ratio in rule.ratios
+    ]
+    best = np.argmin([one.losses for one in tries], axis=0)
+    rows = np.arange(len(weight))
+    return GptqGroup(
+        codes=np.stack([one.codes for one in tries])[best, rows],
+        scales=np.stack([one.scales for one in tries])[best, rows],
+        zero_points=np.stack([one.zero_points for one in tries])[best, rows],
+        losses=np.stack([one.losses for one in tries])[best, rows],
+    )
 
 
-def _min_max(members: Float32, minimum: int, maximum: int, rule: ScaleRule) -> tuple[Float32, Float32]:
+def _gptq_columns(
+    weight: Float32, inverse_cholesky: Float32, scale: Float32, zero: Float32, minimum: int, maximum: int
+) -> GptqGroup:
+    current, codes = weight.copy(), np.zeros(weight.shape, np.int8)
+    losses = np.zeros(len(weight), np.float32)
+    for i in range(weight.shape[1]):
+        code = np.clip(np.rint(current[:, i] / scale) + zero, minimum, maximum).astype(np.float32)
+        error = (current[:, i] - (code - zero) * scale) / inverse_cholesky[i, i]
+        current[:, i + 1 :] -= error[:, None] * inverse_cholesky[i, i + 1 :]
+        codes[:, i] = code.astype(np.int8)
+        losses += error * error
+    return GptqGroup(codes=codes, scales=scale, zero_points=zero, losses=losses)
+
+
+def _min_max(weight: Float32, ratio: float, minimum: int, maximum: int, rule: ScaleRule) -> tuple[Float32, Float32]:
     span = np.float32(maximum - minimum)
-    low, high = np.minimum(members.min(axis=1), 0), np.maximum(members.max(axis=1), 0)
+    low, high = (
+        np.minimum(weight.min(axis=1), 0) * np.float32(ratio),
+        np.maximum(weight.max(axis=1), 0) * np.float32(ratio),
+    )
     wide = np.maximum(-low, high) / (span / 2) if rule.symmetric else (high - low) / span
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
     scale = wide.astype(dtypes[rule.scale_dtype]).astype(np.float32)

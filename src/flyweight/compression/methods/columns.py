@@ -1,8 +1,9 @@
 """The column loop inside one run of columns: GPTQ's innermost part, for arrays of any library.
 
-numpy arrays in float32 take the native kernel; the loop below is its slow twin and serves everything else.
+numpy arrays in float32 take the native kernel; the loops below are its slow twins and serve everything else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 
 from flyweight import kernels
-from flyweight.formats.base import Array
 from flyweight.formats.int_group import IntGroup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """``codes`` int8 (rows, width); ``losses`` (rows,): sum over columns of ((w - q) / U_ii)^2."""
+    """``codes`` int8 (rows, width) under one ``scale`` and ``zero`` point (rows,) for each row; ``losses`` (rows,): sum
+    over columns of ((w - q) / U_ii)^2."""
 
     codes: Any
+    scale: Any
+    zero: Any
     losses: Any
 
 
@@ -28,23 +31,35 @@ def round_columns(weight: Any, inverse: Any, scale: Any, zero: Any, form: IntGro
     ``inverse`` (width, width) is upper triangular, U of the run: column i's error divided by U_ii, times U_ij, is
     taken from column j.
     """
-    if is_numpy_array(weight) and weight.dtype == np.float32:
-        return _round_native(weight, inverse, scale, zero, form)
-    return round_columns_slowly(weight, inverse, scale, zero, form)
-
-
-def _round_native(weight: Array, inverse: Array, scale: Array, zero: Array, form: IntGroup) -> Columns:
+    if not _is_native(weight):
+        return round_columns_slowly(weight, inverse, scale, zero, form)
     low, high = form.code_range
-    block = kernels.gptq_block(
-        np.array(weight, np.float32, order="C"),  # a copy: the kernel changes what it is given
+    found = kernels.gptq_group(
+        np.asarray(weight, order="C"),
         np.ascontiguousarray(inverse),
-        np.ascontiguousarray(scale[:, None]),
-        np.ascontiguousarray(zero[:, None]),
-        np.zeros(weight.shape[1], np.int32),
         minimum=low,
         maximum=high,
+        scales=np.ascontiguousarray(scale),
+        zero_points=np.ascontiguousarray(zero),
     )
-    return Columns(codes=block.codes, losses=2.0 * block.losses)
+    return Columns(codes=found.codes, scale=scale, zero=zero, losses=found.losses)
+
+
+def fit_columns(weight: Any, inverse: Any, ratios: Sequence[float], form: IntGroup) -> Columns:
+    """As :func:`round_columns`, under the best scale of each row: ``ratios`` are the shares of the row's range that are
+    tried, and the first one with the least loss is kept."""
+    if not _is_native(weight):
+        return fit_columns_slowly(weight, inverse, ratios, form)
+    low, high = form.code_range
+    rule = kernels.ScaleRule(symmetric=form.symmetric, scale_dtype=form.scale_dtype, ratios=tuple(ratios))
+    found = kernels.gptq_group(
+        np.asarray(weight, order="C"), np.ascontiguousarray(inverse), minimum=low, maximum=high, rule=rule
+    )
+    return Columns(codes=found.codes, scale=found.scales, zero=found.zero_points, losses=found.losses)
+
+
+def _is_native(weight: Any) -> bool:
+    return is_numpy_array(weight) and weight.dtype == np.float32
 
 
 def round_columns_slowly(weight: Any, inverse: Any, scale: Any, zero: Any, form: IntGroup) -> Columns:
@@ -63,4 +78,26 @@ def round_columns_slowly(weight: Any, inverse: Any, scale: Any, zero: Any, form:
         losses = losses + error * error
         if i + 1 < width:
             current[:, i + 1 :] -= error[:, None] * inverse[i, i + 1 :][None, :]
-    return Columns(codes=codes, losses=losses)
+    return Columns(codes=codes, scale=scale, zero=zero, losses=losses)
+
+
+def fit_columns_slowly(weight: Any, inverse: Any, ratios: Sequence[float], form: IntGroup) -> Columns:
+    """What :func:`fit_columns` computes, in the array library's own operations."""
+    xp = array_namespace(weight)
+    low, high = xp.min(weight, axis=1), xp.max(weight, axis=1)
+    best: Columns | None = None
+    for ratio in ratios:
+        scale, zero = form.parameters(low * ratio, high * ratio)
+        tried = round_columns_slowly(weight, inverse, scale, xp.zeros_like(scale) if zero is None else zero, form)
+        if best is None:
+            best = tried
+            continue
+        better = tried.losses < best.losses
+        best = Columns(
+            codes=xp.where(better[:, None], tried.codes, best.codes),
+            scale=xp.where(better, tried.scale, best.scale),
+            zero=xp.where(better, tried.zero, best.zero),
+            losses=xp.where(better, tried.losses, best.losses),
+        )
+    assert best is not None, "at least one ratio"
+    return best

@@ -16,7 +16,7 @@ from array_api_compat import array_namespace, is_torch_array
 
 from flyweight.compression.linear_algebra import multiply_upper, solve_factored_in_place
 from flyweight.compression.methods.base import METHODS, Method, Quantized
-from flyweight.compression.methods.columns import round_columns
+from flyweight.compression.methods.columns import Columns, fit_columns, round_columns
 from flyweight.compression.methods.rtn import RtnOptions, check_clip, clip_ratios
 from flyweight.compression.methods.rtn import quantize as round_to_nearest
 from flyweight.compression.statistics import Factor, InputStatistics
@@ -170,50 +170,24 @@ def _round_in_order(
         current = weight[:, group]
         if begin:
             current = current + (errors[:, :begin] @ upper[:begin, group]) @ inverse
-        scale, zero = _choose_scales(current, corner, inverse, form, options)
-        group_codes, losses = _round_group(current, corner, inverse, scale, zero, form)
-        scales.append(scale)
-        zeros.append(zero)
-        codes[:, group] = group_codes
-        errors[:, group] = weight[:, group] - (group_codes - zero[:, None]) * scale[:, None]
+        rounded = _round_group(current, corner, inverse, form, options)
+        scales.append(rounded.scale)
+        zeros.append(rounded.zero)
+        codes[:, group] = rounded.codes
+        errors[:, group] = weight[:, group] - (rounded.codes - rounded.zero[:, None]) * rounded.scale[:, None]
         # The factor's loss counts the damping as well, which is no output lost.
-        squared_error += float(xp.sum(losses)) - factor.ridge * float(xp.sum(errors[:, group] ** 2))
+        squared_error += float(xp.sum(rounded.losses)) - factor.ridge * float(xp.sum(errors[:, group] ** 2))
     return codes, xp.stack(scales, axis=1), xp.stack(zeros, axis=1), squared_error
 
 
-def _choose_scales(current: Any, corner: Any, inverse: Any, form: IntGroup, options: GptqOptions) -> tuple[Any, Any]:
-    """A scale and a zero point (rows,) for weights ``current`` (rows, length) whose factor is ``corner``; ``inverse``
-    of it is needed up to ``COLUMNS_AT_ONCE`` columns."""
-    xp = array_namespace(current)
-    low, high = xp.min(current, axis=1), xp.max(current, axis=1)
-    best_scale, best_zero, best = None, None, None
-    for ratio in options.ratios:
-        scale, zero = form.parameters(low * ratio, high * ratio)
-        zero = xp.zeros_like(scale) if zero is None else zero
-        if len(options.ratios) == 1:
-            return scale, zero
-        if current.shape[1] <= COLUMNS_AT_ONCE:
-            loss = round_columns(current, inverse, scale, zero, form).losses
-        else:  # the diagonal of the loss stands for it where the loop would be long
-            rounded = form.quantize(current, scale[:, None], None if form.symmetric else zero[:, None])
-            lost = (current - (rounded - zero[:, None]) * scale[:, None]) * xp.linalg.diagonal(corner)
-            loss = xp.sum(lost * lost, axis=1)
-        if best is None:
-            best_scale, best_zero, best = scale, zero, loss
-            continue
-        better = loss < best
-        best = xp.where(better, loss, best)
-        best_scale, best_zero = xp.where(better, scale, best_scale), xp.where(better, zero, best_zero)
-    return best_scale, best_zero
-
-
-def _round_group(current: Any, corner: Any, inverse: Any, scale: Any, zero: Any, form: IntGroup) -> tuple[Any, Any]:
-    """Codes and losses of a group's weights, in runs of at most ``COLUMNS_AT_ONCE`` columns."""
+def _round_group(current: Any, corner: Any, inverse: Any, form: IntGroup, options: GptqOptions) -> Columns:
+    """Round a group's weights ``current`` (rows, length), whose factor is ``corner``, under the scales that ``options``
+    choose; up to ``COLUMNS_AT_ONCE`` columns with its ``inverse``, more in runs of so many."""
     xp = array_namespace(current)
     length = current.shape[1]
     if length <= COLUMNS_AT_ONCE:
-        columns = round_columns(current, inverse, scale, zero, form)
-        return columns.codes, columns.losses
+        return fit_columns(current, inverse, options.ratios, form)
+    scale, zero = _fit_by_diagonal(current, corner, form, options.ratios)
     codes, errors = xp.zeros_like(current, dtype=xp.int8), xp.zeros_like(current)
     losses = xp.zeros_like(scale)
     for begin in range(0, length, COLUMNS_AT_ONCE):
@@ -226,7 +200,30 @@ def _round_group(current: Any, corner: Any, inverse: Any, scale: Any, zero: Any,
         codes[:, run] = columns.codes
         errors[:, run] = current[:, run] - (columns.codes - zero[:, None]) * scale[:, None]
         losses = losses + columns.losses
-    return codes, losses
+    return Columns(codes=codes, scale=scale, zero=zero, losses=losses)
+
+
+def _fit_by_diagonal(current: Any, corner: Any, form: IntGroup, ratios: tuple[float, ...]) -> tuple[Any, Any]:
+    """A scale and a zero point (rows,) for weights ``current`` (rows, length): the diagonal of the loss stands for it
+    where the column loop would be long."""
+    xp = array_namespace(current)
+    low, high = xp.min(current, axis=1), xp.max(current, axis=1)
+    best_scale, best_zero, best = None, None, None
+    for ratio in ratios:
+        scale, zero = form.parameters(low * ratio, high * ratio)
+        zero = xp.zeros_like(scale) if zero is None else zero
+        if len(ratios) == 1:
+            return scale, zero
+        rounded = form.quantize(current, scale[:, None], None if form.symmetric else zero[:, None])
+        lost = (current - (rounded - zero[:, None]) * scale[:, None]) * xp.linalg.diagonal(corner)
+        loss = xp.sum(lost * lost, axis=1)
+        if best is None:
+            best_scale, best_zero, best = scale, zero, loss
+            continue
+        better = loss < best
+        best = xp.where(better, loss, best)
+        best_scale, best_zero = xp.where(better, scale, best_scale), xp.where(better, zero, best_zero)
+    return best_scale, best_zero
 
 
 def _host(values: Any) -> Array:
