@@ -61,7 +61,8 @@ def commands(arguments: argparse.Namespace, tokens: Path) -> dict[str, list[str]
     if arguments.peer_python is not None:
         peer = [arguments.peer_python, str(HERE / "peers" / "llm_compressor_gptq.py"), "--model", str(arguments.model)]
         peer += ["--out", "OUT", "--bits", str(arguments.bits), "--group-size", str(arguments.group_size)]
-        result["llm-compressor"] = [*peer, "--damp", str(arguments.damp), "--calibration-tokens", str(tokens)]
+        peer += ["--damp", str(arguments.damp), "--dtype", arguments.peer_dtype]
+        result["llm-compressor"] = [*peer, "--calibration-tokens", str(tokens)]
     return result
 
 
@@ -105,6 +106,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for outputs and logs")
     parser.add_argument("--peer-python", help="interpreter with llm-compressor; without it only ours runs")
+    parser.add_argument(
+        "--peer-dtype",
+        default="auto",
+        help="dtype in which the peer loads the model; a CPU without bfloat16 products is several times faster in float32",
+    )
     parser.add_argument("--flyweight-python", default=sys.executable, help="interpreter with Flyweight")
     parser.add_argument("--text", type=Path, help="calibration text; without it seeded random token ids")
     parser.add_argument("--samples", type=int, default=16)
