@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer-dtype",
         default="auto",
-        help="dtype in which the peer loads the model; a CPU without bfloat16 products is several times faster in float32",
+        help="dtype of the peer's model; a CPU without bfloat16 products is several times faster in float32",
     )
     parser.add_argument("--flyweight-python", default=sys.executable, help="interpreter with Flyweight")
     parser.add_argument("--text", type=Path, help="calibration text; without it seeded random token ids")
