@@ -46,6 +46,8 @@ class Shape:
     rope_theta: float
     context: int
     norm_eps: float
+    bos: int
+    eos: int
     tied: bool = True
     attention_bias: bool = False
     rope_scaling: dict[str, Any] | None = None
@@ -68,6 +70,9 @@ class Shape:
             "rope_theta": self.rope_theta,
             "tie_word_embeddings": self.tied,
             "initializer_range": 0.02,
+            # Without them readers take the family's defaults: in these vocabularies a quotation mark and the like.
+            "bos_token_id": self.bos,
+            "eos_token_id": self.eos,
             "torch_dtype": "bfloat16",
         }
         if self.model_type == "llama":
@@ -111,6 +116,8 @@ SHAPES = {
         rope_theta=500000.0,
         context=131072,
         norm_eps=1e-5,
+        bos=128000,
+        eos=128009,
         rope_scaling=LLAMA3_ROPE,
     ),
     "llama-3.2-3b": Shape(
@@ -125,6 +132,8 @@ SHAPES = {
         rope_theta=500000.0,
         context=131072,
         norm_eps=1e-5,
+        bos=128000,
+        eos=128009,
         rope_scaling=LLAMA3_ROPE,
     ),
     "smollm2-135m": Shape(
@@ -139,6 +148,8 @@ SHAPES = {
         rope_theta=100000.0,
         context=8192,
         norm_eps=1e-5,
+        bos=0,
+        eos=0,
     ),
     "qwen2.5-0.5b": Shape(
         model_type="qwen2",
@@ -152,6 +163,8 @@ SHAPES = {
         rope_theta=1000000.0,
         context=32768,
         norm_eps=1e-6,
+        bos=151643,
+        eos=151645,
         attention_bias=True,
     ),
 }
