@@ -1,7 +1,7 @@
 """Whether real JSON schemas are kept to, and what keeping to them costs.
 
     python benchmarks/structured_output.py schemas --data maskbench.jsonl --model MODEL [--vocabulary DIR] [--limit N]
-    python benchmarks/structured_output.py overhead --model DIR [--streams 1,16] [--pairs 7]
+    python benchmarks/structured_output.py overhead --model DIR [--streams 1,16] [--tokens 64] [--rounds 1]
 
 ``schemas``: every schema is compiled, or refused with a reason. Instances of a compiled one are walked token
 by token: valid ones should be allowed, invalid ones not; each mask on the way is timed. Then the model answers under
@@ -9,7 +9,7 @@ the constraint at temperature 1, and every answer that ends with ``stop`` is par
 package. MODEL should be small: what it says does not matter. ``--vocabulary`` names a tokenizer for compiling, walking
 and timing.
 
-``overhead``: time for each token of the same number of tokens with and without a constraint, in turn, in one process.
+``overhead``: the time of a step with and without constraints, step by step in turn, in one engine.
 Meant for a random checkpoint of a real shape (``make_random_checkpoint.py``).
 """
 
@@ -20,17 +20,20 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 import flyweight
+from flyweight.bench.statistics import paired_ratio
 from flyweight.engine.grammar.compiler import GrammarCompiler
 from flyweight.engine.grammar.matcher import CompiledGrammar
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.preparing import WeightOptions
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import FlyweightError, UsageError
 from flyweight.machine import Machine
@@ -188,41 +191,107 @@ def fault_of(text: str, schema: Any) -> str:
 
 
 def overhead(arguments: argparse.Namespace) -> None:
-    model = flyweight.load(arguments.model, cache_tokens=16 * 512)
+    model = flyweight.load(
+        arguments.model,
+        compute=arguments.compute,
+        cache_tokens=arguments.cache_tokens,
+        weights=WeightOptions(head=arguments.head),
+    )
     print("\n".join(model.description))
     spec = ConstraintSpec.json_schema(LONG_SCHEMA)
     model.grammars.compile(spec)
     for streams in map(int, arguments.streams.split(",")):
-        pairs = list(timed_pairs(model, spec, streams, arguments.tokens, arguments.pairs))
-        ratios = [bound / free for free, bound, _ in pairs]
-        waits = [wait for _, _, wait in pairs]
+        began = time.perf_counter()
+        rounds = [timed_steps(model, spec, streams, arguments.tokens, seed) for seed in range(arguments.rounds)]
+        steps = [one for found in rounds for one in found]
+        ratio = paired_ratio([one.bound for one in steps], [one.free for one in steps])
         print(
-            f"{streams} streams: free {statistics.median(free for free, _, _ in pairs) * 1e3:.2f} ms a step, bound "
-            f"{statistics.median(bound for _, bound, _ in pairs) * 1e3:.2f} ms; ratio median "
-            f"{statistics.median(ratios):.4f} (least {min(ratios):.4f}, largest {max(ratios):.4f}); waited for masks "
-            f"{statistics.median(waits) * 1e6:.0f} us a step"
+            f"{streams} streams: free {1e3 * statistics.median(one.free for one in steps):.2f} ms a step, bound "
+            f"{1e3 * statistics.median(one.bound for one in steps):.2f} ms; ratio median {ratio.median:.4f} "
+            f"[{ratio.low:.4f}, {ratio.high:.4f}] covers {ratio.coverage:.0%} of {ratio.num_pairs} pairs; of sums "
+            f"{sum(one.bound for one in steps) / sum(one.free for one in steps):.4f}"
+        )
+        per_round = [paired_ratio([one.bound for one in found], [one.free for one in found]).median for found in rounds]
+        print(
+            f"  of the rounds: {', '.join(f'{one:.4f}' for one in per_round)}; masks "
+            f"{1e3 * statistics.median(one.masks for one in steps):.2f} ms a step beside the forward pass, waited for "
+            f"{1e6 * statistics.median(one.waited for one in steps):.0f} us; beside forward pass and waiting: free "
+            f"{1e3 * statistics.median(one.free_rest for one in steps):.2f} ms, bound "
+            f"{1e3 * statistics.median(one.bound_rest for one in steps):.2f} ms ({time.perf_counter() - began:.0f} s)"
         )
 
 
-def timed_pairs(
-    model: LanguageModel, spec: ConstraintSpec, streams: int, tokens: int, pairs: int
-) -> Iterator[tuple[float, float, float]]:
-    """(seconds a step without a constraint, with one, waited for masks), in turn; the first pair is not counted."""
-    prompts = [[7 + place] * 16 for place in range(streams)]
-    options = SamplingOptions(temperature=1.0, top_k=0, top_p=1.0, max_tokens=tokens, ignore_eos=True, seed=1)
-    for number in range(pairs + 1):
-        found = []
-        for constraint in (None, spec) if number % 2 else (spec, None):
-            model.engine.forget_prefixes()
-            before = model.engine.metrics()
-            answers = model.generate(prompts, options, constraint=constraint)
-            after = model.engine.metrics()
-            seconds = statistics.fmean(one.timings.decode_seconds / (tokens - 1) for one in answers)
-            assert all(len(one.token_ids) == tokens for one in answers)
-            found.append((seconds, (after.mask_wait_seconds - before.mask_wait_seconds) / tokens))
-        if number:
-            free, bound = found if number % 2 else found[::-1]
-            yield free[0], bound[0], bound[1]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPair:
+    """Seconds of two neighbouring steps, without and with constraints; ``rest`` is what is neither forward pass nor
+    waiting for masks; ``masks`` were made meanwhile, on the helper thread."""
+
+    free: float
+    bound: float
+    free_rest: float
+    bound_rest: float
+    masks: float
+    waited: float
+
+
+def timed_steps(model: LanguageModel, spec: ConstraintSpec, streams: int, tokens: int, seed: int) -> list[StepPair]:
+    """Two groups of answers in one engine, which take turns step by step; one of them is bound.
+
+    So the machine is the same for both steps of a pair as far as it can be. The first step of each group computes the
+    prompts, the next four pairs let the grammar's lexer learn; they are not counted.
+    """
+    engine, forward = model.engine, TimedForward(model)
+    engine.forget_prefixes()
+    options = SamplingOptions(temperature=1.0, top_k=0, top_p=1.0, max_tokens=tokens + 8, ignore_eos=True, seed=seed)
+    groups: list[list[int]] = []
+    for constraint in (None, spec):
+        asked = [model.ask([7 + place] * 16, options, constraint=constraint).request for place in range(streams)]
+        groups.append([engine.add(one) for one in asked])
+    found: list[StepPair] = []
+    for number in range(-6, tokens):
+        times: list[tuple[float, float, float, float]] = [(0.0, 0.0, 0.0, 0.0)] * 2
+        for which in (0, 1) if number % 2 else (1, 0):
+            before = engine.metrics()
+            forward.seconds = 0.0
+            began = time.perf_counter()
+            events = engine.step(only=groups[which])
+            seconds = time.perf_counter() - began
+            after = engine.metrics()
+            if number > -6 and (len(events) != streams or any(one.reason is not None for one in events)):
+                raise SystemExit(f"a step brought {events}; every answer should go on")
+            waited = after.mask_wait_seconds - before.mask_wait_seconds
+            masks = after.mask_seconds - before.mask_seconds
+            times[which] = seconds, seconds - forward.seconds - waited, masks, waited
+        if number >= 0:
+            free, bound = times
+            found.append(
+                StepPair(
+                    free=free[0],
+                    bound=bound[0],
+                    free_rest=free[1],
+                    bound_rest=bound[1],
+                    masks=bound[2],
+                    waited=bound[3],
+                )
+            )
+    for request in [*groups[0], *groups[1]]:
+        engine.abort(request)
+    return found
+
+
+class TimedForward:
+    """Stands in for the engine's forward pass and adds up the seconds it takes."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._forward = model.forward
+        self.seconds = 0.0
+        model.engine._forward = self
+
+    def __call__(self, batch: Any) -> Any:
+        began = time.perf_counter()
+        found = self._forward(batch)
+        self.seconds += time.perf_counter() - began
+        return found
 
 
 def main() -> None:
@@ -239,8 +308,11 @@ def main() -> None:
     overhead_parser = verbs.add_parser("overhead")
     overhead_parser.add_argument("--model", required=True)
     overhead_parser.add_argument("--streams", default="1,16")
-    overhead_parser.add_argument("--tokens", type=int, default=64)
-    overhead_parser.add_argument("--pairs", type=int, default=7)
+    overhead_parser.add_argument("--tokens", type=int, default=64, help="pairs of steps in a round")
+    overhead_parser.add_argument("--rounds", type=int, default=1)
+    overhead_parser.add_argument("--cache-tokens", type=int, default=8192)
+    overhead_parser.add_argument("--compute", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
+    overhead_parser.add_argument("--head", choices=["as-stored", "int8", "int4"], default="as-stored")
     overhead_parser.set_defaults(run=overhead)
     arguments = parser.parse_args()
     print(f"{Machine.detect().describe()}; Python {platform.python_version()}; {dt.date.today()}")
