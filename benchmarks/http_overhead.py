@@ -30,6 +30,7 @@ from flyweight.bench.load.server import GREETING
 from flyweight.bench.statistics import paired_ratio
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
+from flyweight.engine.preparing import WeightOptions
 from flyweight.engine.sampling_options import SamplingOptions
 from flyweight.machine import Machine
 
@@ -81,9 +82,14 @@ def thread_seconds() -> dict[str, float]:
     }
 
 
-def run_engine(path: str, pipe: Connection) -> None:
+def open_model(arguments: argparse.Namespace) -> LanguageModel:
+    """Alike in both processes."""
+    return load(arguments.model, compute=arguments.compute, weights=WeightOptions(head=arguments.head))
+
+
+def run_engine(arguments: argparse.Namespace, pipe: Connection) -> None:
     """The engine's own: answers prompts that come through the pipe."""
-    model = load(path)
+    model = open_model(arguments)
     forward = TimedForward(model)
     pipe.send("ready")
     while True:
@@ -103,15 +109,15 @@ def run_engine(path: str, pipe: Connection) -> None:
         )
 
 
-def run_server(path: str, pipe: Connection, switch_interval: float | None) -> None:
+def run_server(arguments: argparse.Namespace, pipe: Connection) -> None:
     """The server, in a thread beside the one that answers questions about time."""
     from flyweight.serving.limits import ServerLimits
     from flyweight.serving.options import ServeOptions
     from flyweight.serving.start import run_server as serve
 
-    if switch_interval is not None:
-        sys.setswitchinterval(switch_interval)
-    model = load(path)
+    if arguments.switch_interval is not None:
+        sys.setswitchinterval(arguments.switch_interval)
+    model = open_model(arguments)
     forward = TimedForward(model)
     http = threading.Thread(
         target=serve,
@@ -172,6 +178,8 @@ def main() -> None:
     parser.add_argument("--input-tokens", type=int, default=32)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compute", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
+    parser.add_argument("--head", choices=["as-stored", "int8", "int4"], default="as-stored")
     parser.add_argument("--switch-interval", type=float, help="seconds, of the server's interpreter")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -181,11 +189,8 @@ def main() -> None:
     try:
         for name in ("engine", "HTTP"):
             ours, theirs = context.Pipe()
-            if name == "engine":
-                process: Any = context.Process(target=run_engine, args=(arguments.model, theirs), daemon=True)
-            else:
-                more = (arguments.model, theirs, arguments.switch_interval)
-                process = context.Process(target=run_server, args=more, daemon=True)
+            target = run_engine if name == "engine" else run_server
+            process: Any = context.Process(target=target, args=(arguments, theirs), daemon=True)
             process.start()
             workers[name] = (process, ours)
             told = ours.recv()
