@@ -6,8 +6,8 @@
 Every server is started once and stopped (SIGSTOP) while others are measured. In each round they take turns, in another
 order each time, on the same prompts: random token ids, new in each round, so that no prefix cache finds anything. The
 load is ``flyweight bench load``'s closed loop, on the same cores, greedy, with answers of the full length; a server
-whose answers have another number of tokens is not compared. ``--lock`` is held while a round is measured, where
-several measurements take turns on one machine.
+whose answers have another number of tokens is not compared. ``--lock`` is held while servers start and again for each
+round, where several measurements take turns on one machine.
 """
 
 import argparse
@@ -226,28 +226,31 @@ def main() -> None:
     parser.add_argument("--streams", type=lambda text: [int(one) for one in text.split(",")], default=[8, 16])
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
-    parser.add_argument("--requests-per-stream", type=int, default=2)
+    parser.add_argument("--requests-per-stream", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lock", type=Path)
     arguments = parser.parse_args()
     ports = {name: free_port() for name in (OURS, "llama-server", "openvino", "vllm")}
     print(f"{Machine.detect().describe()}; {dt.date.today()}; {' '.join(sys.argv)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that no server is left behind
     servers: list[RunningServer] = []
     found: dict[int, dict[str, list[Figures]]] = {streams: {} for streams in arguments.streams}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for name, launch in launches(arguments, ports).items():
-                began = time.monotonic()
-                server = RunningServer(name, launch, ports[name], Path(folder) / f"{name}.log")
-                servers.append(server)
-                server.wait()
-                measure(server, arguments, max(arguments.streams), 1, warm=True)
-                print(f"{name} ready after {time.monotonic() - began:.0f} s: {' '.join(launch.command)}", flush=True)
+            with held(arguments.lock):
+                for name, launch in launches(arguments, ports).items():
+                    began = time.monotonic()
+                    server = RunningServer(name, launch, ports[name], Path(folder) / f"{name}.log")
+                    servers.append(server)
+                    server.wait()
+                    measure(server, arguments, max(arguments.streams), 1, warm=True)
+                    seconds = time.monotonic() - began
+                    print(f"{name} ready after {seconds:.0f} s: {' '.join(launch.command)}", flush=True)
             for number in range(arguments.rounds):
-                for streams in arguments.streams:
-                    with held(arguments.lock):
-                        shift = number % len(servers)
+                shift = number % len(servers)
+                with held(arguments.lock):
+                    for streams in arguments.streams:
                         for server in [*servers[shift:], *servers[:shift]]:
                             figures = measure(server, arguments, streams, 100 * number + streams, warm=False)
                             found[streams].setdefault(server.name, []).append(figures)
