@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.sampling_options import SamplingOptions
@@ -88,3 +88,19 @@ class Ask:
     streams: bool = False
     constraint: ConstraintSpec | None = None
     shown_tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingAsk:
+    """Texts that shall become vectors.
+
+    Attributes:
+        pooling: how the server was told to make a text's states one; ``auto`` for what the model's files say.
+        dimensions: numbers that a vector must have, where the request names them.
+    """
+
+    request_id: str
+    owner: Owner
+    prompts: Sequence[Prompt]
+    pooling: Literal["auto", "mean", "last", "off"]
+    dimensions: int | None = None

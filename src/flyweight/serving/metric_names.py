@@ -141,6 +141,7 @@ FAIRNESS = _gauge(
     "flyweight:fairness_ratio",
     "Jain's index of the tokens served in the last minute to the keys that had work: 1 is even, 1/keys the worst.",
 )
+EMBEDDED_TEXTS = _counter("flyweight:embedded_texts", "Texts that became vectors.")
 ERRORS = _counter("flyweight:request_errors", "Requests ended by an error of their own.", "reason")
 LOADED = _gauge("flyweight:model_loaded", "1 for each model that answers; 0 while one is loaded or drained.")
 MODEL_BYTES = _gauge("flyweight:model_memory_bytes", "Memory counted against the bound for this model.")

@@ -245,6 +245,9 @@ class WorkerMetrics:
             model.observe(names.QUEUE_SECONDS, event.ended_at - event.queued_at)
             return
         computed = record.prompt_tokens - record.cached_tokens
+        if event.is_embedding:  # the engine's own counters know of none
+            self._sheet.add(names.EMBEDDED_TEXTS, 1)
+            self._sheet.add(names.PROMPT_TOKENS, record.prompt_tokens)
         model.observe(names.QUEUE_SECONDS, record.began - event.queued_at)
         model.observe(names.INFERENCE_SECONDS, event.ended_at - record.began)
         model.observe(names.REQUEST_PROMPT_TOKENS, record.prompt_tokens)

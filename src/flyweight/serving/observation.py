@@ -4,9 +4,10 @@ Metrics, timelines and logs are observers; those who do the work know none of th
 loop's thread, in the order in which things happened. Times are seconds of ``time.perf_counter``.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flyweight.engine.metrics import EngineMetrics
 from flyweight.engine.request import RequestRecord
@@ -111,6 +112,7 @@ class Finished:
         ended_at: when it ended.
         record: what the engine says of it; None when it never reached the engine.
         message: what the client was told, for outcomes other than stop and length.
+        is_embedding: whether it is a text that became a vector, which no step of the engine tells of.
     """
 
     name: AnswerName
@@ -124,6 +126,7 @@ class Finished:
     samples: int
     record: RequestRecord | None
     message: str = ""
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,3 +162,14 @@ class Observer(Protocol):
 
 
 Observers = Sequence[Observer]
+
+log = logging.getLogger("flyweight")
+
+
+def tell(observers: Observers, call: Callable[[Observer], Any]) -> None:
+    """Tell each of them; one that fails is logged and keeps nobody from hearing."""
+    for observer in observers:
+        try:
+            call(observer)
+        except Exception:
+            log.exception("an observer failed")

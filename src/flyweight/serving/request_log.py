@@ -92,7 +92,7 @@ class RequestLog:
     def on_finished(self, event: Finished) -> None:
         record = event.record
         fields: dict[str, object] = {
-            "event": "finished",
+            "event": "embedded" if event.is_embedding else "finished",
             "id": event.name.request_id,
             "prompt": event.name.prompt or None,
             "sample": event.name.sample or None,
