@@ -1,9 +1,12 @@
-"""Responses that are kept for those who ask for them again, or go on from them. Bounded in number and bytes; the oldest
-give way. Each belongs to the key that made it: others do not find it."""
+"""Responses that are kept for those who ask for them again, or go on from them, and those that are being made.
+
+What is kept is bounded in number and bytes; the oldest give way. Each response belongs to the key that made it: others
+do not find it.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 MOST_BYTES = 64 << 20
 
@@ -48,3 +51,37 @@ class StoredResponses:
             return False
         self._nbytes -= found.nbytes
         return True
+
+
+class RunningResponse(Protocol):
+    """A response that is being made, as others than its own stream may see it."""
+
+    def so_far(self) -> dict[str, Any]:
+        """The response as it stands."""
+        ...
+
+    def cancel(self) -> dict[str, Any]:
+        """End it here, and the response that is left; its blocks are free after the engine's present step."""
+        ...
+
+
+class RunningResponses:
+    """Those whose names are told before they end, which are those that are streamed."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str], RunningResponse] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def put(self, owner: str, name: str, response: RunningResponse) -> None:
+        """A response has begun."""
+        self._running[owner, name] = response
+
+    def get(self, owner: str, name: str) -> RunningResponse | None:
+        """The running response of this name, if this owner has one."""
+        return self._running.get((owner, name))
+
+    def remove(self, owner: str, name: str) -> None:
+        """A response has ended."""
+        self._running.pop((owner, name), None)

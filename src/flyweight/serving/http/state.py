@@ -14,7 +14,7 @@ from flyweight.serving.asks import Owner
 from flyweight.serving.limits import ServerLimits
 from flyweight.serving.options import ServeOptions
 from flyweight.serving.service import ModelService
-from flyweight.serving.stored_responses import StoredResponses
+from flyweight.serving.stored_responses import RunningResponses, StoredResponses
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ class ServerState:
         leaving: services that have lost their name and end what they have begun.
         is_draining: whether it takes no more requests.
         responses: those that are kept.
+        running_responses: those that are being made.
     """
 
     options: ServeOptions
@@ -38,6 +39,7 @@ class ServerState:
     leaving: list[ModelService] = field(default_factory=list)
     is_draining: bool = False
     responses: StoredResponses = field(init=False)
+    running_responses: RunningResponses = field(default_factory=RunningResponses)
 
     def __post_init__(self) -> None:
         self.responses = StoredResponses(self.limits.stored_responses)

@@ -62,18 +62,43 @@ async def create_response(request: Request) -> ASGIApp:
 
 
 async def get_response(request: Request) -> Response:
-    """A response that was kept."""
-    name = request.path_params["id"]
-    found = state_of(request).responses.get(owner_of(request).name, name)
+    """A response that was kept, or as far as it is made."""
+    name, owner, state = request.path_params["id"], owner_of(request).name, state_of(request)
+    running = state.running_responses.get(owner, name)
+    if running is not None:
+        return json_answer(running.so_far())
+    found = state.responses.get(owner, name)
     if found is None:
         raise _not_kept(name)
     return json_answer(found.body)
 
 
+async def cancel_response(request: Request) -> Response:
+    """End a response that is being made."""
+    name, owner, state = request.path_params["id"], owner_of(request).name, state_of(request)
+    running = state.running_responses.get(owner, name)
+    if running is not None:
+        return json_answer(running.cancel())
+    found = state.responses.get(owner, name)
+    if found is None:
+        raise _not_kept(name)
+    if found.body["status"] != "cancelled":
+        raise ApiError(
+            409, f"the response {name!r} has ended already: it is {found.body['status']}", code="response_ended"
+        )
+    return json_answer(found.body)
+
+
 async def delete_response(request: Request) -> Response:
     """Forget a response."""
-    name = request.path_params["id"]
-    if not state_of(request).responses.remove(owner_of(request).name, name):
+    name, owner, state = request.path_params["id"], owner_of(request).name, state_of(request)
+    if state.running_responses.get(owner, name) is not None:
+        raise ApiError(
+            409,
+            f"the response {name!r} is being made; cancel it with POST /v1/responses/{name}/cancel before",
+            code="response_running",
+        )
+    if not state.responses.remove(owner, name):
         raise _not_kept(name)
     return json_answer({"id": name, "object": "response.deleted", "deleted": True})
 
@@ -122,29 +147,51 @@ class ResponseReply:
         self._id = new_id("resp")
         self._created = now()
         self._number = 0
+        self._left: dict[str, Any] | None = None  # what there is of a response that was cancelled
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         (piece,) = await self._answers.all()
         self._read(piece)
         assert piece.completion is not None
-        return self._finish(piece.completion)
+        return self._finish(_status(piece.completion))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """The events of a stream, each with its number."""
+        """The events of a stream, each with its number. One that is cancelled ends as an incomplete one does, which is
+        the nearest that clients know, with the status ``cancelled``."""
+        running = self._state.running_responses
+        running.put(self._owner, self._id, self)
         try:
             for name in ("response.created", "response.in_progress"):
                 yield self._event(name, {"response": self._response("in_progress", [])})
             async for piece in self._answers:
+                if self._left is not None:
+                    break
                 for written in self._read(piece):
                     yield written
                 if piece.completion is not None:
-                    response = self._finish(piece.completion)
+                    response = self._finish(_status(piece.completion))
                     yield self._event(f"response.{response['status']}", {"response": response})
+            if self._left is not None:
+                yield self._event("response.incomplete", {"response": self._left})
         except ApiError as error:
             told = error.body()["error"]
             failed = {**self._response("failed", []), "error": {"code": "server_error", "message": told["message"]}}
             yield self._event("response.failed", {"response": failed})
+        finally:
+            running.remove(self._owner, self._id)
+
+    def so_far(self) -> dict[str, Any]:
+        """The response as it stands."""
+        return self._response("in_progress", [dict(item) for item in self._items.items])
+
+    def cancel(self) -> dict[str, Any]:
+        """End the answer; what was read of it is the response."""
+        self._answers.abort()
+        self._state.running_responses.remove(self._owner, self._id)
+        self._items.end("incomplete")
+        self._left = self._finish("cancelled")
+        return self._left
 
     def _event(self, name: str, content: dict[str, Any]) -> bytes:
         written = event({"type": name, "sequence_number": self._number, **content}, name)
@@ -163,12 +210,11 @@ class ResponseReply:
             told += self._items.end(_status(piece.completion))
         return told
 
-    def _finish(self, completion: Completion) -> dict[str, Any]:
-        """The complete response, kept if it is to be."""
-        status = _status(completion)
+    def _finish(self, status: str) -> dict[str, Any]:
+        """The response at its end, kept if it is to be."""
         response = self._response(status, self._items.items)
         response["usage"] = self._usage.to_responses()
-        if status != "completed":
+        if status == "incomplete":
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         if self._body.store is not False:
             messages = [*self._messages, self._said()]
@@ -237,7 +283,7 @@ RESPONSE = record(
     id=TEXT,
     object={"const": "response"},
     created_at=INTEGER,
-    status={"enum": ["completed", "incomplete", "failed", "in_progress"]},
+    status={"enum": ["completed", "incomplete", "failed", "in_progress", "cancelled"]},
     model=TEXT,
     output=listed({"type": "object"}),
     previous_response_id=OPTIONAL_TEXT,
@@ -259,7 +305,7 @@ OPERATIONS = [
         method="GET",
         path="/v1/responses/{id}",
         handler=get_response,
-        summary="A response that was kept",
+        summary="A response that was kept, or is being made",
         answer=RESPONSE,
         parameters=("id",),
         statuses=(404,),
@@ -271,6 +317,15 @@ OPERATIONS = [
         summary="Forget a response",
         answer=record(id=TEXT, object=TEXT, deleted={"type": "boolean"}),
         parameters=("id",),
-        statuses=(404,),
+        statuses=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/responses/{id}/cancel",
+        handler=cancel_response,
+        summary="End a response that is being made",
+        answer=RESPONSE,
+        parameters=("id",),
+        statuses=(404, 409),
     ),
 ]
