@@ -10,10 +10,11 @@ from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.cli.generate import show, speed
 from flyweight.engine.generation import Completion
 from flyweight.engine.kv_self_test import DEFAULT_MOST_KL
-from flyweight.engine.language_model import LanguageModel, Message
+from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import KVChoice, load
 from flyweight.engine.options import EngineOptions
 from flyweight.engine.preparing import WeightOptions
+from flyweight.engine.prompts import Message
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError
 from flyweight.models import read_spec

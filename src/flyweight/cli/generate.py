@@ -13,9 +13,10 @@ from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.engine.generation import Completion
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.kv_self_test import DEFAULT_MOST_KL
-from flyweight.engine.language_model import LanguageModel, Message, encode_prompt
+from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import KVChoice, load
 from flyweight.engine.preparing import WeightOptions
+from flyweight.engine.prompts import Message, encode_prompt
 from flyweight.engine.request import check_room
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.errors import UsageError

@@ -4,8 +4,8 @@ It joins text (tokenizer, chat template) with the engine, which knows token ids 
 are stored or which backend computes.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextP
 from flyweight.engine.grammar.limits import GrammarLimits
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.memory import CacheSizes
-from flyweight.engine.options import EngineOptions, has_moving_rope
+from flyweight.engine.options import EngineOptions
+from flyweight.engine.prompts import Prompt, encode_prompt, is_ids
 from flyweight.engine.proposer import Proposer
 from flyweight.engine.request import Request, check_room
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.scheduler import StepBudget
+from flyweight.engine.scoring import Scorer, rows_at_once
 from flyweight.engine.speculation.acceptance import accept_by_ratio
 from flyweight.errors import CheckpointError, UsageError
 from flyweight.formats.base import Array
@@ -31,18 +33,15 @@ from flyweight.progress import Progress, Silent
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.kv_cache import KVCache
 from flyweight.runtime.runner import Runner
-from flyweight.runtime.sequences import CachedSequence, FreeBlocks, SequencePlanner
+from flyweight.runtime.sequences import FreeBlocks, SequencePlanner
 from flyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from flyweight.engine.grammar.compiler import GrammarCompiler
 
-Message = Mapping[str, Any]
-Prompt = str | Sequence[int] | Sequence[Message]
 Constraint = ConstraintSpec | ConstraintFactory
 
 SCORE_TOKENS = 512
-LOGIT_BYTES = 64 << 20
 
 
 class LanguageModel:
@@ -192,7 +191,7 @@ class LanguageModel:
     def forward_in_parts(self, batch: Batch) -> Iterator[Array]:
         """The same rows one part after another, at most 64 MiB of logits at once."""
         hidden = self._runner.hidden(batch)
-        rows = max(1, LOGIT_BYTES // (4 * self.spec.vocab_size))
+        rows = rows_at_once(self.spec)
         for first in range(0, len(batch.output_rows), rows):
             yield self._runner.logits(hidden[first : first + rows])
 
@@ -232,41 +231,8 @@ class LanguageModel:
                     f"a sequence has {len(tokens)} tokens and the context holds {self.context_length}; "
                     "cut it into windows"
                 )
-        open_sequences: dict[int, CachedSequence] = {}
         planner = SequencePlanner(self.engine.pool, block_size=self._block_size)
-        try:
-            lengths = [len(tokens) for tokens in sequences]
-            for step in _steps(lengths, chunk_tokens, planner, whole=has_moving_rope(self.spec)):
-                yield from self._score_step(sequences, step, open_sequences, planner)
-        finally:
-            for sequence in open_sequences.values():
-                planner.release(sequence)
-
-    def _score_step(
-        self,
-        sequences: Sequence[Sequence[int]],
-        step: list[tuple[int, int, int]],
-        open_sequences: dict[int, CachedSequence],
-        planner: SequencePlanner,
-    ) -> Iterator[tuple[int, int, Array]]:
-        for index, _, _ in step:
-            open_sequences.setdefault(index, CachedSequence())
-        batch = planner.plan(
-            [open_sequences[index] for index, _, _ in step],
-            [sequences[index][start:stop] for index, start, stop in step],
-            all_logits=True,
-        )
-        x = self._runner.hidden(batch)
-        for index, _, stop in step:
-            if stop == len(sequences[index]):
-                planner.release(open_sequences.pop(index))
-        rows_at_once = max(1, LOGIT_BYTES // (4 * self.spec.vocab_size))
-        row = 0
-        for index, start, stop in step:
-            for first in range(start, stop, rows_at_once):
-                count = min(rows_at_once, stop - first)
-                yield index, first, self._runner.logits(x[row : row + count])
-                row += count
+        yield from Scorer(self._runner, self.spec, planner).score(sequences, chunk_tokens=chunk_tokens)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text, a conversation (through the chat template), or ids as they are.
@@ -274,7 +240,7 @@ class LanguageModel:
         Raises:
             UsageError: when it does not fit into the context or holds an id that the model does not have.
         """
-        ids = encode_prompt(self._tokenizer if _is_ids(prompt) else self.tokenizer, prompt)
+        ids = encode_prompt(self._tokenizer if is_ids(prompt) else self.tokenizer, prompt)
         self._check_ids(ids)
         return ids
 
@@ -400,46 +366,3 @@ class LanguageModel:
             raise UsageError(
                 f"token id {wrong} is outside the model's vocabulary; ids go from 0 to {self.spec.vocab_size - 1}"
             )
-
-
-def encode_prompt(tokenizer: Tokenizer | None, prompt: Prompt) -> list[int]:
-    """Token ids of text (with BOS where the model wants it), of a conversation, or ids as they are."""
-    if isinstance(prompt, str):
-        assert tokenizer is not None
-        return tokenizer.encode(prompt)
-    if _is_ids(prompt):
-        return [int(index) for index in prompt if not isinstance(index, Mapping)]
-    if not all(isinstance(message, Mapping) for message in prompt):
-        raise UsageError("a prompt is a string, a list of token ids, or a list of messages with role and content")
-    assert tokenizer is not None
-    return tokenizer.encode_chat([message for message in prompt if isinstance(message, Mapping)])
-
-
-def _is_ids(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and all(isinstance(one, (int, np.integer)) for one in prompt)
-
-
-def _steps(
-    lengths: Sequence[int], chunk_tokens: int, cache: SequencePlanner, *, whole: bool
-) -> Iterator[list[tuple[int, int, int]]]:
-    """Pieces (sequence, start, stop) of all sequences in order, put together to steps.
-
-    A step has at most ``chunk_tokens`` tokens and no more sequences than the cache can hold, counting what earlier
-    steps have stored of them. With ``whole`` a sequence is never cut.
-    """
-    step: list[tuple[int, int, int]] = []
-    tokens_left, blocks_left = chunk_tokens, cache.num_free_blocks
-    most_blocks = blocks_left
-    for index, length in enumerate(lengths):
-        size = max(1, length if whole else chunk_tokens)
-        for start in range(0, length, size):
-            stop = min(start + size, length)
-            blocks = cache.blocks_needed(stop)
-            if step and (stop - start > tokens_left or blocks > blocks_left):
-                yield step
-                step, tokens_left, blocks_left = [], chunk_tokens, most_blocks
-            step.append((index, start, stop))
-            tokens_left -= stop - start
-            blocks_left -= blocks
-    if step:
-        yield step
