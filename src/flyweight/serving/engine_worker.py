@@ -122,7 +122,7 @@ class EngineWorker:
         try:
             while self._wait():
                 if self._commands:
-                    while self._commands:
+                    for _ in range(len(self._commands)):  # those that come meanwhile wait for a step
                         self._commands.popleft()()
                     self.metrics = self._engine.metrics()
                 if self._engine.has_work:
