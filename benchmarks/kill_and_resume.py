@@ -3,8 +3,10 @@
     python benchmarks/kill_and_resume.py --work DIR -- compress MODEL OUT --recipe gptq-int4 --calibration FILE
 
 The words behind ``--`` are a flyweight command line in which OUT stands for the output folder. The moments are drawn
-from a seed, as shares of the uninterrupted run's time. SIGKILL leaves the process no chance to tidy up; a run that
-finishes before its moment comes counts as a failure of the test, not as a success. Exit status 1 where a file differs.
+from a seed, as units of work from where the run before was killed, and a share of the next unit's time: so a machine
+that is slower in one hour than in another does not move them. SIGKILL leaves the process no chance to tidy up; a run
+that finishes before its moment comes counts as a failure of the test, not as a success. Exit status 1 where a file
+differs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+POLL_SECONDS = 0.1
 
 
 def digests(folder: Path, ignored: list[str]) -> dict[str, str]:
@@ -50,20 +54,26 @@ def run_to_end(command: list[str], log: Path) -> float:
     return time.perf_counter() - started
 
 
-def kill_after(command: list[str], seconds: float, log: Path) -> None:
-    """Run for ``seconds``, then SIGKILL the process group."""
+def kill_within(command: list[str], out: Path, units: float, unit_seconds: float, log: Path) -> float:
+    """Run until the journal has ``units`` more, and for the fraction of ``units`` as part of the seconds of one; then
+    SIGKILL the process group. Returns the seconds it ran."""
+    started, begun, whole = time.perf_counter(), finished_units(out), int(units)
+    due = float("inf")
     process = start(command, log)
-    try:
-        status = process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return
-    raise SystemExit(f"the command ended with {status} before it could be killed at {seconds:.1f} s; see {log}")
+    while time.perf_counter() < due:
+        status = process.poll()
+        if status is not None:
+            raise SystemExit(f"the command ended with {status} before it could be killed; see {log}")
+        if due == float("inf") and finished_units(out) >= begun + whole:
+            due = time.perf_counter() + (units - whole) * unit_seconds
+        time.sleep(POLL_SECONDS)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return time.perf_counter() - started
 
 
 def finished_units(out: Path) -> int:
-    """Units in the journal of an unfinished output; its first line names the job."""
+    """Units in the journal of an unfinished output, whose first line names the job; 0 where there is none."""
     journal = out.with_name(out.name + ".partial") / "journal.jsonl"
     return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
 
@@ -73,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="new folder for both outputs and the logs")
     parser.add_argument("--python", default=sys.executable, help="interpreter with Flyweight")
+    parser.add_argument("--uninterrupted", type=Path, help="the finished output of the same command, if there is one")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -98,15 +109,25 @@ def main() -> int:
         words = [str(out) if word == "OUT" else word for word in arguments.command]
         return [arguments.python, "-m", "flyweight", *words]
 
-    seconds = run_to_end(command(whole), arguments.work / "uninterrupted.log")
-    print(f"uninterrupted: {seconds:.1f} s", flush=True)
+    if arguments.uninterrupted is not None:
+        whole = arguments.uninterrupted
+    else:
+        seconds = run_to_end(command(whole), arguments.work / "uninterrupted.log")
+        print(f"uninterrupted: {seconds:.1f} s", flush=True)
+    report = json.loads((whole / "report.json").read_text())
+    units = len(list(whole.glob("*.safetensors"))) - 1  # the last shard is not one
+    unit_seconds = report["seconds"] / units
     chooser = random.Random(arguments.seed)
     log = arguments.work / "killed.log"
     for number in range(arguments.kills):
         # The shares sum to less than one, so that even a job that lost nothing is still running at each kill.
-        moment = seconds * chooser.uniform(0.05, 0.9 / arguments.kills)
-        kill_after(command(killed), moment, log)
-        print(f"kill {number + 1}: SIGKILL after {moment:.1f} s, {finished_units(killed)} units finished", flush=True)
+        target = units * chooser.uniform(0.05, 0.9 / arguments.kills)
+        seconds = kill_within(command(killed), killed, target, unit_seconds, log)
+        print(
+            f"kill {number + 1}: SIGKILL {target:.2f} units on, after {seconds:.1f} s; {finished_units(killed)} of "
+            f"{units} units finished",
+            flush=True,
+        )
         if killed.exists():
             raise SystemExit(
                 f"{killed} exists although the job was killed: an unfinished output must not look finished"
