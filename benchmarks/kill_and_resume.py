@@ -55,8 +55,8 @@ def run_to_end(command: list[str], log: Path) -> float:
 
 
 def kill_within(command: list[str], out: Path, units: float, unit_seconds: float, log: Path) -> float:
-    """Run until the journal has ``units`` more, and for the fraction of ``units`` as part of the seconds of one (as this
-    run shows them, else ``unit_seconds``); then SIGKILL the process group. Returns the seconds it ran."""
+    """Run until the journal has ``units`` more, and for the fraction of ``units`` as part of the seconds of one (as
+    this run shows them, else ``unit_seconds``); then SIGKILL the process group. Returns the seconds it ran."""
     started, begun, whole = time.perf_counter(), finished_units(out), int(units)
     due = float("inf")
     process = start(command, log)
