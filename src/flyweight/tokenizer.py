@@ -155,15 +155,18 @@ class Tokenizer:
         found = self._templates.get("tool_use", self._templates.get("default"))
         return None if found is None else found.source
 
-    def detokenizer(self, context: Sequence[int] = (), *, shown: Collection[str] = ()) -> "Detokenizer":
+    def detokenizer(
+        self, context: Sequence[int] = (), *, shown: Collection[str] = (), skip_special_tokens: bool = True
+    ) -> "Detokenizer":
         """An incremental decoder of what follows the ids in ``context``; special tokens give no text, except those
-        ``shown``."""
+        ``shown``, or all where they are not to be skipped. They stand as they are spelled, without spaces between."""
+        shown_ids = frozenset(self.special_token_id(one) for one in shown) - {None}
         return Detokenizer(
             self,
             byte_ids=self._byte_ids,
             special_ids=self._special_ids,
             context=context,
-            shown_ids=frozenset(self.special_token_id(one) for one in shown) - {None},
+            shown_ids=shown_ids if skip_special_tokens else self._special_ids,
         )
 
     def render_chat(

@@ -136,7 +136,14 @@ class Engine:
             namespace=namespace,
             longest=longest,
             ends=ends,
-            sampler=Sampler(request.options, request.token_ids, stop_ids=ends, stream=stream),
+            sampler=Sampler(
+                request.options,
+                request.token_ids,
+                stop_ids=ends,
+                choosable=request.choosable,
+                bad_sequences=request.bad_sequences,
+                stream=stream,
+            ),
             constraint=None
             if request.constraint is None
             else AnswerConstraint(request.constraint, ends=ends, stop_ids=request.stop_ids),

@@ -48,8 +48,8 @@ class Timings:
 class Completion:
     """A finished answer.
 
-    ``text`` is without special tokens and without the stop string; ``token_ids`` are all chosen tokens, and
-    ``log_probabilities`` belong to them where they were asked for.
+    ``text`` is without special tokens and without the stop string unless the options ask for them; ``token_ids`` are
+    all chosen tokens, and ``log_probabilities`` belong to them where they were asked for.
     ``finish_reason`` is ``stop`` after an end-of-text token or a stop string (then named in ``stop_string``), and
     ``length`` when max_tokens or the context ended it.
     """
@@ -88,16 +88,18 @@ class Answer:
     Args:
         stop: strings that end it.
         detokenizer: decodes what follows the prompt; None where only ids are wanted.
+        includes_stop: show the stop string, or the text of the stop token, that ended it.
 
     Raises:
         UsageError: when there are stop strings and no detokenizer.
     """
 
-    def __init__(self, stop: Sequence[str], detokenizer: Detokenizer | None) -> None:
+    def __init__(self, stop: Sequence[str], detokenizer: Detokenizer | None, *, includes_stop: bool = False) -> None:
         if detokenizer is None and stop:
             raise UsageError("stop strings need a tokenizer; this model has none")
         self._detokenizer = detokenizer
-        self._stop_strings = StopStrings(stop)
+        self._stop_strings = StopStrings(stop, includes=includes_stop)
+        self._includes_stop = includes_stop
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._log_probabilities: list[TokenLogProbability] = []
@@ -113,7 +115,7 @@ class Answer:
         self._log_probabilities += event.log_probabilities
         for place, token in enumerate(event.token_ids, 1):
             is_last = place == len(event.token_ids)
-            is_end = is_last and event.reason == "stop" and not event.is_complete
+            is_end = is_last and event.reason == "stop" and not event.is_complete and not self._includes_stop
             text = "" if is_end or self._detokenizer is None else self._stop_strings.push(self._detokenizer.push(token))
             if self._stop_strings.matched is not None:
                 self._reason = "stop"

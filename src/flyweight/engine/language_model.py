@@ -14,6 +14,7 @@ from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.weights import Weights
 from flyweight.engine.constraint import ConstraintFactory
 from flyweight.engine.engine import Engine, Trace
+from flyweight.engine.forbidden import mask_of, sequences_of
 from flyweight.engine.generation import Answer, Asked, Completion, Reader, TextPiece
 from flyweight.engine.grammar.limits import GrammarLimits
 from flyweight.engine.grammar.spec import ConstraintSpec
@@ -329,12 +330,14 @@ class LanguageModel:
         constraint: Constraint | None = None,
         samples: int = 1,
         salt: str = "",
+        shown_tokens: Sequence[str] = (),
     ) -> Asked:
         """What the engine is asked for an answer to a prompt, for those who add requests to it themselves.
 
         Args:
             constraint: what the answer must look like, compiled here when it is a ``ConstraintSpec``; else what
                 ``grammars.compile`` has made of one.
+            shown_tokens: special tokens that are part of the text.
 
         Raises:
             UsageError: when the prompt leaves no room in the context, an option names a token that is not there, or the
@@ -346,19 +349,32 @@ class LanguageModel:
         check_room(len(ids), self.context_length)
         resolved = (options if options is not None else SamplingOptions()).with_defaults(self.default_options)
         resolved.check_vocabulary(self.spec.vocab_size)
+        allowed = resolved.allowed_token_ids
+        ends = {*resolved.stop_token_ids, *(() if resolved.ignore_eos else self.stop_ids)}
+        if allowed and resolved.min_tokens and ends.issuperset(allowed):
+            raise UsageError(
+                f"allowed_token_ids names only tokens that end the answer, which min_tokens={resolved.min_tokens} "
+                "forbids at first; allow others, or leave min_tokens out"
+            )
         request = Request(
             token_ids=tuple(ids),
             options=resolved,
             stop_ids=self.stop_ids,
+            choosable=mask_of(allowed, self.spec.vocab_size) if allowed else None,
+            bad_sequences=sequences_of(resolved.bad_words, self.tokenizer) if resolved.bad_words else (),
             prefix_caching=self._engine_options.prefix_caching,
             salt=salt,
             constraint=self.grammars.compile(constraint) if isinstance(constraint, ConstraintSpec) else constraint,
         )
-        tokenizer = self._tokenizer
-        answers = [
-            Answer(resolved.stop, None if tokenizer is None else tokenizer.detokenizer(ids)) for _ in range(samples)
-        ]
-        return Asked(request=request, answers=answers)
+        return Asked(request=request, answers=[self._answer(ids, resolved, shown_tokens) for _ in range(samples)])
+
+    def _answer(self, prompt: list[int], options: SamplingOptions, shown: Sequence[str]) -> Answer:
+        detokenizer = None
+        if self._tokenizer is not None:
+            detokenizer = self._tokenizer.detokenizer(
+                prompt, shown=shown, skip_special_tokens=options.skip_special_tokens
+            )
+        return Answer(options.stop, detokenizer, includes_stop=options.include_stop_str_in_output)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if len(ids) and not (min(ids) >= 0 and max(ids) < self.spec.vocab_size):

@@ -1,4 +1,4 @@
-"""Which single logits of a request are changed before a choice: penalties on what was said, biases, forbidden ends.
+"""Which single logits of a request are changed before a choice: penalties on what was said, biases, forbidden tokens.
 
 A choice costs what has changed since the last one, not the length of the context. It knows no logits.
 """
@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from flyweight import kernels
+from flyweight.engine.forbidden import ForbiddenSequences
 from flyweight.engine.sampling_options import SamplingOptions
 
 
@@ -17,9 +18,16 @@ class LogitEdits:
     Args:
         prompt: ids that the repetition penalty counts as said.
         ends: tokens that ``min_tokens`` forbids until so many are chosen.
+        bad_sequences: of tokens that the answer must not hold.
     """
 
-    def __init__(self, options: SamplingOptions, prompt: Sequence[int], ends: Collection[int]) -> None:
+    def __init__(
+        self,
+        options: SamplingOptions,
+        prompt: Sequence[int],
+        ends: Collection[int],
+        bad_sequences: Sequence[Sequence[int]] = (),
+    ) -> None:
         self._repetition = 1.0 if options.repetition_penalty is None else options.repetition_penalty
         self._presence, self._frequency = options.presence_penalty, options.frequency_penalty
         self._bias = dict(options.logit_bias)
@@ -27,11 +35,12 @@ class LogitEdits:
         self._num_chosen = 0
         self._min_tokens = options.min_tokens
         self._forbidden = set(ends) if options.min_tokens else set()
+        self._bad = ForbiddenSequences(bad_sequences)
         self._places: dict[int, int] = {}
         self._tokens = np.empty(64, np.int32)
         self._factors = np.empty(64, np.float32)
         self._shifts = np.empty(64, np.float32)
-        for token in [*self._bias, *self._forbidden]:
+        for token in [*self._bias, *self._forbidden, *self._bad.now]:
             self._set(token)
         if self._repetition != 1.0:
             for token in prompt:
@@ -44,6 +53,8 @@ class LogitEdits:
             freed, self._forbidden = self._forbidden, set()
             for one in freed:
                 self._set(one)
+        for one in self._bad.push(token):
+            self._set(one)
         if self._presence or self._frequency:
             self._counts[token] = self._counts.get(token, 0) + 1
             self._set(token)
@@ -68,7 +79,7 @@ class LogitEdits:
             self._tokens[place], self._factors[place] = token, 1.0
         if said:
             self._factors[place] = self._repetition
-        self._shifts[place] = -np.inf if token in self._forbidden else self._shift(token)
+        self._shifts[place] = -np.inf if token in self._forbidden or token in self._bad.now else self._shift(token)
 
     def _shift(self, token: int) -> float:
         times = self._counts.get(token, 0)

@@ -7,6 +7,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flyweight.engine.block_pool import content_of
 from flyweight.engine.constraint import AnswerConstraint, ConstraintFactory
 from flyweight.engine.proposer import NO_DRAFT, Draft
@@ -30,6 +33,8 @@ class Request:
         prefix_caching: whether blocks of earlier requests are used, and its own kept for later ones.
         salt: only requests with the same salt share cached blocks.
         constraint: makes the state that says which tokens may follow, one for each answer; None where all may.
+        choosable: uint32 (ceil(vocab / 32),), a bit for each token that may be chosen at all; None where all may.
+        bad_sequences: of tokens that the answer must not hold.
         prompt_logprobs: report the log probability of every prompt token behind the first, and of so many of the most
             likely in its place; None not. The whole prompt is computed then, whatever the prefix cache holds.
     """
@@ -41,6 +46,8 @@ class Request:
     prefix_caching: bool = True
     salt: str = ""
     constraint: ConstraintFactory | None = None
+    choosable: NDArray[np.uint32] | None = field(default=None, compare=False)
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
     prompt_logprobs: int | None = None
 
 

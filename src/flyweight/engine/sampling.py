@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flyweight import kernels
 from flyweight.engine.constraint import AllowedTokens
 from flyweight.engine.logit_edits import LogitEdits
 from flyweight.engine.sampling_options import SamplingOptions
-from flyweight.errors import FlyweightError
+from flyweight.errors import FlyweightError, UsageError
 from flyweight.formats.base import Array
 
 __all__ = ["Sampler", "SamplingOptions", "TokenLogProbability", "choose_tokens", "kept_probabilities"]
@@ -41,6 +42,8 @@ class Sampler:
     Args:
         prompt: the request's ids, which the repetition penalty counts as said.
         stop_ids: tokens that end the answer, which ``min_tokens`` forbids at first.
+        choosable: uint32 (ceil(vocab / 32),), a bit for each token that may be chosen at all; None where all may.
+        bad_sequences: of tokens that the answer must not hold.
         stream: which of several answers to one prompt this is; answers of one seed differ by it.
 
     Attributes:
@@ -48,14 +51,22 @@ class Sampler:
     """
 
     def __init__(
-        self, options: SamplingOptions, prompt: Sequence[int], *, stop_ids: Iterable[int] = (), stream: int = 0
+        self,
+        options: SamplingOptions,
+        prompt: Sequence[int],
+        *,
+        stop_ids: Iterable[int] = (),
+        choosable: NDArray[np.uint32] | None = None,
+        bad_sequences: Sequence[Sequence[int]] = (),
+        stream: int = 0,
     ) -> None:
         self.options = options
         self.log_probabilities: list[TokenLogProbability] = []
         self._seed = secrets.randbits(63) if options.seed is None else options.seed
         self._stream = stream
         self._position = 0
-        self._edits = LogitEdits(options, prompt, {*stop_ids, *options.stop_token_ids})
+        self._edits = LogitEdits(options, prompt, {*stop_ids, *options.stop_token_ids}, bad_sequences)
+        self._choosable = choosable
         self._allowed: AllowedTokens | None = None
         self._allowed_from = 0
 
@@ -65,13 +76,22 @@ class Sampler:
 
     def rule(self) -> kernels.ChoiceRule:
         """How the next token is chosen, given all that were."""
-        options = self.options
-        mask, edits = None, self._edits.arrays()
+        mask, edits = self._choosable, self._edits.arrays()
         if self._allowed is not None:
             place = self._position - self._allowed_from
-            mask = self._allowed.masks[place]
             if self._allowed.only_ends[place]:
-                edits = None  # min_tokens may forbid the ends, but nothing else is left
+                # min_tokens may forbid the ends, or another option, but nothing else is left
+                mask, edits = self._allowed.masks[place], None
+            else:
+                mask = self._allowed.masks[place] if mask is None else self._allowed.masks[place] & mask
+        return self._rule(mask, edits)
+
+    def guess_rule(self) -> kernels.ChoiceRule:
+        """How a token is guessed ahead of its turn, before it is known what a constraint will allow there."""
+        return self._rule(None, self._edits.arrays())
+
+    def _rule(self, mask: NDArray[np.uint32] | None, edits: kernels.Edits | None) -> kernels.ChoiceRule:
+        options = self.options
         return kernels.ChoiceRule(
             temperature=options.temperature or 0.0,
             top_k=options.top_k or 0,
@@ -120,10 +140,10 @@ def choose_tokens(samplers: Sequence[Sampler], logits: Array) -> list[int]:
     else:
         chosen = kernels.sample(logits, rules)
     if len(chosen) and chosen.min() < 0:
-        if len(rules) == 1 and rules[0].mask is not None:
-            raise FlyweightError(
-                "none of the tokens that this request's constraint allows can be chosen: the model, logit_bias or "
-                "min_tokens forbid them all, or the model's logits are not finite"
+        if len(rules) == 1 and (rules[0].mask is not None or rules[0].edits is not None) and _is_sound(logits[0]):
+            raise UsageError(
+                "no token can be chosen here: what the request's constraint or allowed_token_ids allow, bad_words, "
+                "min_tokens or the model itself forbid; leave one of them out"
             )
         raise FlyweightError(
             "the model's logits are not finite; its weights are damaged or overflow in this compute type: "
@@ -139,6 +159,11 @@ def choose_tokens(samplers: Sequence[Sampler], logits: Array) -> list[int]:
                 TokenLogProbability(token=token, log_probability=float(scores.chosen[row]), top=tuple(top))
             )
     return tokens
+
+
+def _is_sound(row: Array) -> bool:
+    """Whether logits (vocab,) hold no NaN and a finite maximum."""
+    return bool(np.isfinite(row.max()))
 
 
 def kept_probabilities(logits: Array, rule: kernels.ChoiceRule) -> tuple[Array, Array]:

@@ -13,6 +13,8 @@ from flyweight.errors import CheckpointError, UsageError
 MAX_STOP_STRINGS = 16
 MAX_STOP_TOKENS = 64
 MAX_BIASES = 1024
+MAX_BAD_WORDS = 64
+MAX_ALLOWED_TOKENS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,19 @@ class SamplingOptions:
     min_tokens: int = 0
     """0 or more, at most max_tokens: no token that ends the answer is chosen before; stop strings may end it."""
 
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these tokens are chosen, ends of the answer among them only where they are named; none means all. At most
+    8192."""
+
+    bad_words: tuple[str, ...] = ()
+    """Texts that the answer does not come to hold: the token that would complete one is forbidden. At most 64."""
+
+    include_stop_str_in_output: bool = False
+    """Show the stop string that ended the answer, or the text of the stop token."""
+
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text; the one that ends an answer is never in it unless it is asked for."""
+
     ignore_eos: bool = False
     """Go on after an end-of-text token, as benchmarks want."""
 
@@ -89,6 +104,14 @@ class SamplingOptions:
             _check_range(f"logit_bias of token {token}", bias, -100.0, 100.0)
         if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
             raise UsageError("logit_bias names a token twice; give one number for each")
+        _check_count("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKENS)
+        for token in self.allowed_token_ids:
+            _check_integer("allowed_token_ids", token, 0, 2**31 - 1, "token ids from 0 on")
+        _check_count("bad_words", self.bad_words, MAX_BAD_WORDS)
+        if isinstance(self.bad_words, str) or not all(
+            isinstance(text, str) and text.strip() for text in self.bad_words
+        ):
+            raise UsageError(f"bad_words={self.bad_words!r} is not allowed; give texts that are not only spaces")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise UsageError(f"stop={self.stop!r} is not allowed; give non-empty strings")
         if len(self.stop) > MAX_STOP_STRINGS:
@@ -120,6 +143,7 @@ class SamplingOptions:
         """Raise UsageError where an option names a token that a model of so many does not have."""
         for name, tokens in (
             ("stop_token_ids", self.stop_token_ids),
+            ("allowed_token_ids", self.allowed_token_ids),
             ("logit_bias", [token for token, _ in self.logit_bias]),
         ):
             for token in tokens:

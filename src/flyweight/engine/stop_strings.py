@@ -1,4 +1,4 @@
-"""Stop strings in a stream of text: what may be the beginning of one waits, and none is ever shown."""
+"""Stop strings in a stream of text: what may be the beginning of one waits, none is shown unless that is wanted."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,12 @@ class StopStrings:
     """Watches text that arrives in pieces. ``matched`` is the stop string that was found, or None.
 
     The stop string that is complete first wins (of two that end together the longer), as if the text came letter by
-    letter: the result does not depend on how it is cut.
+    letter: the result does not depend on how it is cut. ``includes`` shows the one that was found, too.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes: bool = False) -> None:
         self._stops = tuple(stops)
+        self._includes = includes
         self._held = ""
         self.matched: str | None = None
 
@@ -22,8 +23,8 @@ class StopStrings:
         self._held += text
         found = [(place + len(stop), place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
-            _, place, self.matched = min(found)
-            shown, self._held = self._held[:place], ""
+            end, place, self.matched = min(found)
+            shown, self._held = self._held[: end if self._includes else place], ""
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

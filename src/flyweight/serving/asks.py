@@ -71,6 +71,8 @@ class Ask:
         cache_salt: keeps cached prefixes apart further.
         prompt_logprobs: report the log probability of every token of the prompts behind the first, and of so many of
             the most likely in its place.
+        truncate_prompt_tokens: keep so many of the last tokens of each prompt; -1 for as many as leave room for the
+            answer (for one token where ``max_tokens`` is None); None refuses a prompt that does not fit.
         streams: whether the client reads while the answer is made.
         constraint: what the answers must look like.
         shown_tokens: special tokens that are part of the text of answers.
@@ -85,6 +87,7 @@ class Ask:
     priority: int = 0
     cache_salt: str = ""
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
     streams: bool = False
     constraint: ConstraintSpec | None = None
     shown_tokens: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ All of it may take long for long texts, so it runs on a small pool of threads, n
 from dataclasses import dataclass, replace
 
 from flyweight.engine.constraint import ConstraintFactory
-from flyweight.engine.generation import Answer, Asked
+from flyweight.engine.generation import Asked
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
 from flyweight.errors import CheckpointError, FlyweightError, UsageError
@@ -122,7 +122,12 @@ def _prepare_one(
     constraint: ConstraintFactory | None,
 ) -> Prepared:
     most = model.context_length * model.tokenizer.longest_token if not isinstance(prompt, TokenIds) else 0
+    if ask.truncate_prompt_tokens is not None:
+        most = max(most, limits.tokenized_characters)  # what is longer may be cut to fit
     text, ids = encode(model, prompt, most_characters=most)  # what is longer cannot fit
+    kept = _tokens_kept(model, ask)
+    if kept is not None and len(ids) > kept:
+        text, ids = None, ids[-kept:]
     param = "messages" if isinstance(prompt, Conversation) else "prompt" if place is None else f"prompt[{place}]"
     if not ids:
         raise ApiError(400, "the prompt has no tokens; give it at least one character", param=param)
@@ -137,19 +142,21 @@ def _prepare_one(
         )
     wanted = min(room, limits.answer_tokens) if ask.max_tokens is None else min(ask.max_tokens, room)
     options = replace(ask.options, max_tokens=max(1, wanted), min_tokens=min(ask.options.min_tokens, max(1, wanted)))
-    asked = model.ask(ids, options, samples=ask.samples, salt=_salt(ask))
+    asked = model.ask(ids, options, samples=ask.samples, salt=_salt(ask), shown_tokens=ask.shown_tokens)
     request = replace(
         asked.request,
         priority=ask.priority if engine_priority else 0,
         prompt_logprobs=ask.prompt_logprobs,
         constraint=constraint,
     )
-    answers = asked.answers
-    if ask.shown_tokens:
-        answers = [
-            Answer(options.stop, model.tokenizer.detokenizer(ids, shown=ask.shown_tokens)) for _ in asked.answers
-        ]
-    return Prepared(text=text, ids=ids, asked=Asked(request=request, answers=answers), max_tokens=wanted)
+    return Prepared(text=text, ids=ids, asked=Asked(request=request, answers=asked.answers), max_tokens=wanted)
+
+
+def _tokens_kept(model: LanguageModel, ask: Ask) -> int | None:
+    """How many of a prompt's last tokens the request keeps; None for all."""
+    if ask.truncate_prompt_tokens != -1:
+        return ask.truncate_prompt_tokens
+    return max(1, model.context_length - max(1, ask.max_tokens or 1))
 
 
 def compile_constraint(model: LanguageModel, spec: ConstraintSpec) -> ConstraintFactory:

@@ -153,7 +153,7 @@ def vocabulary_mismatch(vocab_size: int, draft_vocab_size: int) -> str:
 
 def _choose(sampler: Sampler, logits: Array, place: int) -> tuple[int, Array | None]:
     """A guess by the draft model's logits (vocab,), and the probabilities it was drawn by, None for a greedy one."""
-    rule = sampler.rule()
+    rule = sampler.guess_rule()
     if rule.temperature == 0.0 or sampler.options.logprobs is not None:
         return int(kernels.sample(logits[None], [replace(rule, temperature=0.0)])[0]), None
     # Numbers of their own: guesses must not depend on those that will judge them.

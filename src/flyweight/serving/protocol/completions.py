@@ -47,8 +47,18 @@ class CompletionBody(GenerationBody):
                 found.append(TokenIds(ids=one))
         return found or [TokenIds(ids=ids)]
 
+    @property
+    def scored(self) -> int | None:
+        """Most likely tokens in the place of each of a prompt's tokens that are wanted; None where it is not scored."""
+        wanted = [self.logprobs if self.echo else None, self.prompt_logprobs]
+        return max((one for one in wanted if one is not None), default=None)
+
     def check(self) -> None:
         """Raise ApiError where fields contradict one another."""
         self.check_stream_options()
-        if self.max_tokens == 0 and not self.echo:
-            raise ApiError(400, "max_tokens=0 makes sense with echo=true only; choose 1 or more", param="max_tokens")
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise ApiError(
+                400,
+                "max_tokens=0 makes sense with echo=true or prompt_logprobs only; choose 1 or more",
+                param="max_tokens",
+            )

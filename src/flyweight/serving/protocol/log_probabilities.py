@@ -55,6 +55,31 @@ def text_log_probabilities(
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
 
+def prompt_log_probabilities(
+    found: Sequence[TokenLogProbability], token: TokenText, *, listed: int
+) -> list[dict[str, dict[str, Any]] | None]:
+    """The ``prompt_logprobs`` of vLLM's API: for each token of a prompt the most likely in its place and itself, by id;
+    None for the first, which nothing comes before. The rank of a token that is not among the most likely is not known.
+
+    Args:
+        listed: most likely tokens in each place.
+    """
+    written: list[dict[str, dict[str, Any]] | None] = [None]
+    for one in found:
+        values: dict[int, tuple[float, int | None]] = {}
+        for rank, (name, value) in enumerate(one.top[:listed], 1):
+            values[name] = value, rank
+        own = next((rank for rank, (name, _) in enumerate(one.top, 1) if name == one.token), None)
+        values.setdefault(one.token, (one.log_probability, own))
+        written.append(
+            {
+                str(name): {"logprob": finite(value), "rank": rank, "decoded_token": token(name)}
+                for name, (value, rank) in values.items()
+            }
+        )
+    return written
+
+
 def finite(value: float) -> float:
     """A log probability as JSON can hold it."""
     return value if value > LOWEST else LOWEST

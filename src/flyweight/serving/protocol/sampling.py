@@ -4,7 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from flyweight.engine.sampling_options import MAX_BIASES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, SamplingOptions
+from flyweight.engine.sampling_options import (
+    MAX_ALLOWED_TOKENS,
+    MAX_BAD_WORDS,
+    MAX_BIASES,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKENS,
+    SamplingOptions,
+)
 from flyweight.errors import UsageError
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.protocol.body import Body, OnlyFalse
@@ -60,6 +67,17 @@ class GenerationBody(Body):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=LARGEST_TOKEN)] | None = None
     ignore_eos: bool | None = None
+    allowed_token_ids: (
+        Annotated[list[TokenId], Field(min_length=1, max_length=MAX_ALLOWED_TOKENS, fail_fast=True)] | None
+    ) = Field(None, description="only these are chosen, ends only where they are named")
+    bad_words: Annotated[list[StopString], Field(max_length=MAX_BAD_WORDS, fail_fast=True)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = Field(None, description="special tokens stand without spaces between")
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    truncate_prompt_tokens: (
+        Annotated[int, Field(ge=-1, le=LARGEST_TOKEN, description="-1: what leaves room for the answer")] | None
+    ) = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -77,6 +95,7 @@ class GenerationBody(Body):
         Raises:
             ApiError: 400 for fields that contradict one another.
         """
+        self._check_combinations()
         min_tokens = self.min_tokens or 0
         if max_tokens is not None and min_tokens > max_tokens:
             raise ApiError(
@@ -98,10 +117,33 @@ class GenerationBody(Body):
                 max_tokens=LARGEST_TOKEN,
                 min_tokens=min_tokens,
                 ignore_eos=bool(self.ignore_eos),
+                allowed_token_ids=tuple(self.allowed_token_ids or ()),
+                bad_words=tuple(self.bad_words or ()),
+                include_stop_str_in_output=bool(self.include_stop_str_in_output),
+                skip_special_tokens=self.skip_special_tokens is not False,
                 logprobs=logprobs,
             )
         except UsageError as error:
             raise ApiError(400, str(error)) from error
+
+    def _check_combinations(self) -> None:
+        if self.spaces_between_special_tokens and self.skip_special_tokens is False:
+            raise ApiError(
+                400,
+                "special tokens are written without spaces between them; leave spaces_between_special_tokens out",
+                param="spaces_between_special_tokens",
+            )
+        if self.truncate_prompt_tokens == 0:
+            raise ApiError(
+                400,
+                "truncate_prompt_tokens=0 would leave nothing of the prompt; choose 1 or more, or -1 for what leaves "
+                "room for the answer",
+                param="truncate_prompt_tokens",
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise ApiError(
+                400, "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
+            )
 
     def check_stream_options(self) -> None:
         """Raise ApiError where options of a stream are given for an answer that is none."""

@@ -17,7 +17,7 @@ from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import ChatBody
-from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
+from flyweight.serving.protocol.log_probabilities import chat_log_probabilities, prompt_log_probabilities
 from flyweight.serving.protocol.schemas import CHAT_COMPLETION, schema_of
 from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService
@@ -47,6 +47,8 @@ async def chat_completions(request: Request) -> ASGIApp:
         samples=body.n or 1,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
+        prompt_logprobs=body.prompt_logprobs,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         streams=bool(body.stream),
         constraint=calling.constraint,
         shown_tokens=calling.marks,
@@ -88,6 +90,12 @@ class ChatReply:
             "choices": [self._choice(piece) for piece in pieces],
             "usage": self._usage.to_dict(),
         }
+        if self._body.prompt_logprobs is not None:
+            found["prompt_logprobs"] = prompt_log_probabilities(
+                pieces[0].prompt_log_probabilities, self._service.tokens.label, listed=self._body.prompt_logprobs
+            )
+        if self._body.return_token_ids:
+            found["prompt_token_ids"] = self._answers.prompts[0]
         return {**found, "warnings": self._warnings} if self._warnings else found
 
     def events(self) -> AsyncGenerator[bytes, None]:

@@ -17,7 +17,7 @@ from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.completions import CompletionBody
-from flyweight.serving.protocol.log_probabilities import text_log_probabilities
+from flyweight.serving.protocol.log_probabilities import prompt_log_probabilities, text_log_probabilities
 from flyweight.serving.protocol.schemas import TEXT_COMPLETION, schema_of
 from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService
@@ -38,7 +38,8 @@ async def completions(request: Request) -> ASGIApp:
         samples=body.n or 1,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
-        prompt_logprobs=body.logprobs if body.echo else None,
+        prompt_logprobs=body.scored,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         streams=bool(body.stream),
         constraint=read_constraint(None, body.structured_outputs),
     )
@@ -115,6 +116,10 @@ class CompletionReply:
             "finish_reason": None if completion is None else completion.finish_reason,
             "stop_reason": None if completion is None else stop_reason(completion, self._service.model.stop_ids),
         }
+        if self._body.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_log_probabilities(
+                self._prompt_scores(piece), self._service.tokens.label, listed=self._body.prompt_logprobs
+            )
         if self._body.return_token_ids:
             choice["token_ids"] = piece.token_ids
             choice["prompt_token_ids"] = self._answers.prompts[piece.index // self._answers.samples]
@@ -125,15 +130,20 @@ class CompletionReply:
         text = self._answers.prompt_texts[place]
         return text if text is not None else self._service.tokens.of(self._answers.prompts[place])
 
+    def _prompt_scores(self, piece: AnswerPiece) -> tuple[TokenLogProbability, ...]:
+        """The first answer to a prompt brings its scores; they are the same for all."""
+        return self._scores.setdefault(piece.index // self._answers.samples, piece.prompt_log_probabilities)
+
     def _log_probabilities(self, piece: AnswerPiece, *, echoed: bool) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
         found: list[TokenLogProbability | int] = list(piece.log_probabilities)
         if echoed:
-            place = piece.index // self._answers.samples
-            # The first answer to a prompt brings its scores; they are the same for all.
-            scores = self._scores.setdefault(place, piece.prompt_log_probabilities)
-            found = [self._answers.prompts[place][0], *scores, *found]
+            found = [
+                self._answers.prompts[piece.index // self._answers.samples][0],
+                *self._prompt_scores(piece),
+                *found,
+            ]
         written = text_log_probabilities(
             found, self._service.tokens.label, offset=self._offsets[piece.index], listed=self._body.logprobs
         )
