@@ -40,7 +40,7 @@ class Recorder:
     def on_submitted(self, event):
         self.events.append(event)
 
-    on_rejected = on_step = on_finished = on_submitted
+    on_rejected = on_compiled = on_step = on_finished = on_submitted
 
     def named(self, name):
         return [event for event in self.events if type(event).__name__ == name]

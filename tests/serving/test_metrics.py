@@ -5,6 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support import serving_events as events
+from support.served import served
 
 from flyweight.engine.block_pool import PoolStatistics
 from flyweight.serving import metric_names as names
@@ -238,3 +239,20 @@ def test_a_step_of_sixteen_streams_costs_little():
             worker.on_step(one)
         best = min(best, (time.perf_counter() - began) / len(steps))
     assert best < 0.001, f"a step's metrics take {best * 1e6:.0f} us"
+
+
+def test_the_time_of_grammars_is_counted():
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes", "no"]}}}
+    ask = {"messages": [{"role": "user", "content": "Yes?"}], "max_tokens": 20}
+    with served() as server, server.client() as client:
+        assert client.post("/v1/chat/completions", json={**ask, "response_format": schema}).status_code == 200
+        refused = {"structured_outputs": {"regex": "(("}}
+        assert client.post("/v1/chat/completions", json={**ask, **refused}).status_code == 400
+        exposed = client.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in exposed.splitlines() if line.startswith("flyweight:grammar"))
+    labels = '{engine="0",model_name="demo"}'
+    assert float(values[f"flyweight:grammar_compile_seconds_count{labels}"]) == 2
+    assert float(values[f"flyweight:grammar_compile_seconds_sum{labels}"]) > 0
+    assert float(values[f"flyweight:grammars_refused_total{labels}"]) == 1
+    assert float(values[f"flyweight:grammar_mask_seconds_total{labels}"]) > 0
+    assert float(values[f"flyweight:grammar_wait_seconds_total{labels}"]) >= 0

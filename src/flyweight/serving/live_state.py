@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flyweight.serving.observation import AnswerName, Finished, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import AnswerName, Finished, GrammarCompiled, Rejected, StepTaken, Submitted
 
 INTERVAL_SECONDS = 2
 NUM_INTERVALS = 151  # five minutes and the interval that is not over
@@ -45,6 +45,9 @@ class LiveState:
 
     def on_submitted(self, event: Submitted) -> None:
         self._queued_at[event.request_id] = [event.at, len(event.prompt_tokens) * event.samples]
+
+    def on_compiled(self, event: GrammarCompiled) -> None:
+        """Grammars are not shown."""
 
     def on_rejected(self, event: Rejected) -> None:
         """Refused requests take no time of the engine."""

@@ -141,6 +141,18 @@ FAIRNESS = _gauge(
     "flyweight:fairness_ratio",
     "Jain's index of the tokens served in the last minute to the keys that had work: 1 is even, 1/keys the worst.",
 )
+GRAMMAR_COMPILE_SECONDS = _histogram(
+    "flyweight:grammar_compile_seconds",
+    "What requests with a grammar or schema waited for it to be compiled, or found among those that were.",
+    STEP_BOUNDS,
+)
+GRAMMARS_REFUSED = _counter("flyweight:grammars_refused", "Grammars and schemas that could not be kept to.")
+GRAMMAR_MASK_SECONDS = _counter(
+    "flyweight:grammar_mask_seconds", "Time that the masks of grammars took beside the forward passes."
+)
+GRAMMAR_WAIT_SECONDS = _counter(
+    "flyweight:grammar_wait_seconds", "Time that steps waited for masks after their forward pass."
+)
 EMBEDDED_TEXTS = _counter("flyweight:embedded_texts", "Texts that became vectors.")
 ERRORS = _counter("flyweight:request_errors", "Requests ended by an error of their own.", "reason")
 LOADED = _gauge("flyweight:model_loaded", "1 for each model that answers; 0 while one is loaded or drained.")

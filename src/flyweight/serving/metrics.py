@@ -18,7 +18,7 @@ from flyweight.engine.metrics import EngineMetrics
 from flyweight.serving import metric_names as names
 from flyweight.serving.buckets import BucketCounts, token_bounds
 from flyweight.serving.metric_names import METRICS, Metric
-from flyweight.serving.observation import AnswerName, Finished, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import AnswerName, Finished, GrammarCompiled, Rejected, StepTaken, Submitted
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE = "0"  # vLLM counts the engines behind one model name; here there is one
@@ -31,6 +31,8 @@ _TOTALS = (
     names.GENERATION_TOKENS,
     names.DRAFT_TOKENS,
     names.ACCEPTED_TOKENS,
+    names.GRAMMAR_MASK_SECONDS,
+    names.GRAMMAR_WAIT_SECONDS,
 )
 MOST_OWNERS = 64
 OTHER_OWNERS = "other"
@@ -167,7 +169,7 @@ class WorkerMetrics:
     def __init__(self, model: ModelMetrics) -> None:
         self._model = model
         self._sheet = model.sheet
-        self._totals = (0,) * len(_TOTALS)
+        self._totals: tuple[float, ...] = (0,) * len(_TOTALS)
         self._last_token: dict[AnswerName, float] = {}
         self._longest: dict[str, list[int]] = {}  # of a request's answers: how many have not ended, and the longest
 
@@ -180,6 +182,11 @@ class WorkerMetrics:
 
     def on_rejected(self, event: Rejected) -> None:
         self._sheet.add(names.ADMISSION_REJECTIONS, 1, _REASONS.get(event.reason, event.reason))
+
+    def on_compiled(self, event: GrammarCompiled) -> None:
+        self._model.observe(names.GRAMMAR_COMPILE_SECONDS, event.seconds)
+        if event.is_refused:
+            self._sheet.add(names.GRAMMARS_REFUSED, 1)
 
     def on_step(self, event: StepTaken) -> None:
         model, last = self._model, self._last_token
@@ -224,6 +231,8 @@ class WorkerMetrics:
             now.answer_tokens,
             now.draft_tokens,
             now.accepted_tokens,
+            now.mask_seconds,
+            now.mask_wait_seconds,
         )
         for metric, total, before in zip(_TOTALS, totals, self._totals, strict=True):
             if total != before:

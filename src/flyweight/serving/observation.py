@@ -63,6 +63,17 @@ class Rejected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GrammarCompiled:
+    """A request's grammar was compiled, found among those that were, or refused; ``seconds`` are those that the request
+    waited for it."""
+
+    request_id: str
+    model: str
+    seconds: float
+    is_refused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkComputed:
     """What a step computed of one answer: tokens ``start`` to ``start + count``, the last ``drafts`` of them guessed;
     ``found`` blocks came from the prefix cache before."""
@@ -155,6 +166,8 @@ class Observer(Protocol):
     def on_submitted(self, event: Submitted) -> None: ...
 
     def on_rejected(self, event: Rejected) -> None: ...
+
+    def on_compiled(self, event: GrammarCompiled) -> None: ...
 
     def on_step(self, event: StepTaken) -> None: ...
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from flyweight.serving.log_sink import LogSink
-from flyweight.serving.observation import Finished, HttpEnded, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import Finished, GrammarCompiled, HttpEnded, Rejected, StepTaken, Submitted
 
 LogFormat = Literal["line", "json"]
 LOG_FORMATS = ("line", "json")
@@ -76,6 +76,9 @@ class RequestLog:
 
     def on_step(self, event: StepTaken) -> None:
         """Steps are no lines of a log."""
+
+    def on_compiled(self, event: GrammarCompiled) -> None:
+        """A request with a grammar that is refused gives the line of its answer."""
 
     def on_rejected(self, event: Rejected) -> None:
         self._write(

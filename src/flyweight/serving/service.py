@@ -11,7 +11,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from flyweight.engine.constraint import ConstraintFactory
 from flyweight.engine.engine import Engine
+from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.metrics import EngineMetrics
 from flyweight.serving.answers import Answers
@@ -22,7 +24,7 @@ from flyweight.serving.entrance import Entrance, shutdown_error
 from flyweight.serving.jobs import Delivery
 from flyweight.serving.limits import ServerLimits
 from flyweight.serving.model_card import ModelCard, read_card
-from flyweight.serving.observation import Observers
+from flyweight.serving.observation import GrammarCompiled, Observers, tell
 from flyweight.serving.open_answers import OpenAnswers
 from flyweight.serving.open_embeddings import Embedded, OpenEmbeddings, embedder_for
 from flyweight.serving.prompts import compile_constraint, encode, prepare
@@ -63,6 +65,7 @@ class ModelService:
         self.tool_format = None if template is None else tool_format_for(template)
         self.tokens = TokenText(model)
         self._pool = pool
+        self._observers = observers
         self._loop = asyncio.get_running_loop()
         self._worker = EngineWorker(model, name=name, deliver=self._hand_over)
         self._entrance = Entrance(limits, model=name, max_sequences=self._worker.max_sequences, observers=observers)
@@ -108,11 +111,7 @@ class ModelService:
         self._entrance.refuse_early(ask.request_id, ask.owner.name, preparing=self.preparing)
         self.preparing += 1
         try:
-            constraint = None
-            if ask.constraint is not None:
-                constraint = await self._loop.run_in_executor(
-                    self._grammar_pool, compile_constraint, self.model, ask.constraint
-                )
+            constraint = None if ask.constraint is None else await self._compile(ask, ask.constraint)
             prepared = await self.compute(
                 partial(
                     prepare,
@@ -128,6 +127,27 @@ class ModelService:
         if self._successor is not None:  # it came while the prompt was made
             return await self._successor.answer(ask)
         return self._answers.submit(ask, prepared)
+
+    async def _compile(self, ask: Ask, spec: ConstraintSpec) -> ConstraintFactory:
+        """What makes the constraint of each answer; observers hear how long it took.
+
+        Raises:
+            ApiError: 400 when it cannot be kept.
+        """
+        began, is_refused = time.perf_counter(), False
+        try:
+            return await self._loop.run_in_executor(self._grammar_pool, compile_constraint, self.model, spec)
+        except ApiError:
+            is_refused = True
+            raise
+        finally:
+            event = GrammarCompiled(
+                request_id=ask.request_id,
+                model=self.name,
+                seconds=time.perf_counter() - began,
+                is_refused=is_refused,
+            )
+            tell(self._observers, lambda one: one.on_compiled(event))
 
     async def embed(self, ask: EmbeddingAsk) -> Embedded:
         """The vectors of a request's texts.

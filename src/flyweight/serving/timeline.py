@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flyweight.serving.observation import AnswerName, Finished, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import AnswerName, Finished, GrammarCompiled, Rejected, StepTaken, Submitted
 
 MOST_REQUESTS = 1024
 MOST_CHUNKS = 128
@@ -97,6 +97,9 @@ class Timelines:
             answers=answers,
             num_open=len(answers),
         )
+
+    def on_compiled(self, event: GrammarCompiled) -> None:
+        """Grammars are compiled before a request has a timeline."""
 
     def on_rejected(self, event: Rejected) -> None:
         """Those that were never queued have no timeline."""

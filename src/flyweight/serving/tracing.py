@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from flyweight.errors import UsageError
-from flyweight.serving.observation import Finished, HttpEnded, Rejected, StepTaken, Submitted
+from flyweight.serving.observation import Finished, GrammarCompiled, HttpEnded, Rejected, StepTaken, Submitted
 from flyweight.version import __version__
 
 MOST_WAITING = 2048
@@ -48,6 +48,9 @@ class Traces:
 
     def on_submitted(self, event: Submitted) -> None:
         """A span is made when all is over."""
+
+    def on_compiled(self, event: GrammarCompiled) -> None:
+        """Grammars are no spans: they are compiled before a request stands in the queue."""
 
     def on_rejected(self, event: Rejected) -> None:
         """The HTTP request's span has the status."""

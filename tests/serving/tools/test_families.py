@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyweight import demo_model
+from flyweight.chat_template import ChatTemplate
 from flyweight.engine.grammar.compiler import GrammarCompiler
 from flyweight.errors import UsageError
 from flyweight.serving.tools.deltas import WholeCall, joined
@@ -52,6 +53,12 @@ EXAMPLES = [
     ("llama3", 'So {"name": "now", "parameters": {}}', 'So {"name": "now", "parameters": {}}', []),
     ("mistral", 'Ok [TOOL_CALLS][{"name": "weather", "arguments": %s}, {"name": "now", "arguments": {}, "id": "a"}]',
      "Ok", [("weather", ROME), ("now", "{}")]),
+    ("mistral-v11", "[TOOL_CALLS]weather[ARGS]%s[TOOL_CALLS]now[ARGS]{}", "", [("weather", ROME), ("now", "{}")]),
+    ("mistral-v11", "So [now] [TOOL_CALLS]weather[CALL_ID]a1B2c3D4e[ARGS]%s", "So [now]", [("weather", ROME)]),
+    ("mistral-v11", "[TOOL_CALLS] now [ARGS] {}\nDone [TOOL", "\nDone [TOOL", [("now", "{}")]),
+    ("phi4-mini", '<|tool_call|>[{"name": "weather", "arguments": %s}, {"name": "now", "arguments": {}}]<|/tool_call|>',
+     "", [("weather", ROME), ("now", "{}")]),
+    ("phi4-mini", 'Well.\n<|tool_call|>[{"name": "weather", "arguments": %s}]', "Well.", [("weather", ROME)]),
     ("functionary-3.1", "<function=weather>%s</function><function=now>{}</function>", "",
      [("weather", ROME), ("now", "{}")]),
     ("functionary-3.2", "all\nHello >> there\n>>>weather\n%s>>>now\n{}", "Hello >> there",
@@ -84,6 +91,14 @@ BROKEN = [
     ("llama3", '{"colour": {"name": "weather"}}'),
     ("llama3", "<|python_tag|>brave_search.call(query=\"x\")"),
     ("mistral", "[TOOL_CALLS] none"),
+    ("mistral-v11", "[TOOL_CALLS]unknown[ARGS]{}"),
+    ("mistral-v11", "[TOOL_CALLS]now[ARG]{}"),
+    ("mistral-v11", "[TOOL_CALLS]now[CALL_ID]abc{}"),
+    ("mistral-v11", "[TOOL_CALLS]now[CALL_ID]" + "a" * 300 + "[ARGS]{}"),
+    ("mistral-v11", '[TOOL_CALLS][{"name": "now", "arguments": {}}]'),
+    ("phi4-mini", '<|tool_call|>{"name": "now", "arguments": {}}<|/tool_call|>'),
+    ("phi4-mini", '<|tool_call|>[{"name": "unknown", "arguments": {}}]<|/tool_call|>'),
+    ("phi4-mini", "<|tool|>[]<|/tool|>"),
     ("functionary-3.1", "<function=weathering>{}</function>"),
     ("functionary-3.2", "Hello, there"),
     ("command-r", "Action: I go"),
@@ -343,6 +358,49 @@ def test_templates_are_recognised(file, name):
     found = tool_format_for(source)
     assert (found.name if found else None) == name
     assert sum(one.recognises(source) for one in FORMATS) <= 1
+
+
+PHI4_MINI = (
+    "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not "
+    "none %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + "
+    "'<|end|>' }}{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)  # microsoft/Phi-4-mini-instruct, tokenizer_config.json
+
+
+def test_phi4_minis_prompt_is_that_of_its_model_card():
+    found = tool_format_for(PHI4_MINI)
+    assert found.name == "phi4-mini"
+    assert tool_format_for("... formatted as functools[{...}]").name == "firefunction"
+    calls = [{"function": {"name": "now", "arguments": {}}}]
+    messages, tools = found.prompt(
+        [
+            {"role": "user", "content": "Time?"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "12:00"},
+        ],
+        (NOW,),
+    )
+    assert tools is None
+    listed = json.dumps([NOW.to_template()["function"]])
+    assert ChatTemplate(PHI4_MINI, origin="here").render(messages, variables={"eos_token": "</s>"}) == (
+        f"<|system|>You are a helpful assistant with some tools.<|tool|>{listed}<|/tool|><|end|><|user|>Time?<|end|>"
+        '<|assistant|><|tool_call|>[{"name": "now", "arguments": {}}]<|/tool_call|><|end|>'
+        "<|tool_response|>12:00<|end|><|assistant|>"
+    )
+    [first, _], _ = found.prompt([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}], (NOW,))
+    assert (first["content"], first["tools"]) == ("Be brief.", listed)
+    assert found.prompt([{"role": "user", "content": "x"}], ()) == ([{"role": "user", "content": "x"}], None)
+
+
+def test_mistrals_two_forms_are_told_apart():
+    later = "{{- '[TOOL_CALLS]' + tool['function']['name'] + '[ARGS]' + arguments }}"
+    assert tool_format_for(later).name == "mistral-v11"
+    assert tool_format_for(later.replace("[ARGS]", "")).name == "mistral"
+    ids = {"[TOOL_CALLS]": 5, "[ARGS]": 6}
+    forced = BY_NAME["mistral-v11"].constraint(TOOLS, ToolChoice(kind="required"), special_id=ids.get).source
+    assert forced.startswith("start: <[5]> section")
+    assert '"weather" <[6]> arguments_0' in forced
 
 
 def test_the_demo_models_own_format():

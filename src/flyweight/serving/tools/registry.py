@@ -8,18 +8,22 @@ from flyweight.serving.tools.functionary import FUNCTIONARY_31, FUNCTIONARY_32
 from flyweight.serving.tools.hermes import HERMES
 from flyweight.serving.tools.llama3 import LLAMA3
 from flyweight.serving.tools.mistral import MISTRAL
+from flyweight.serving.tools.mistral_v11 import MISTRAL_V11
+from flyweight.serving.tools.phi4_mini import PHI4_MINI
 from flyweight.serving.tools.pythonic import PYTHONIC
 from flyweight.serving.tools.tool_format import ToolFormat
 
 # The first that recognises a template is taken: the more particular marks come first.
 FORMATS = (
     DEEPSEEK_R1,
+    MISTRAL_V11,
     MISTRAL,
     COMMAND_R7B,
     COMMAND_R,
     FUNCTIONARY_32,
     FUNCTIONARY_31,
     FIREFUNCTION,
+    PHI4_MINI,
     HERMES,
     PYTHONIC,
     LLAMA3,

@@ -25,6 +25,8 @@ class CallShape:
             a regular expression.
         name_end, middle, tail: of tagged calls; ``name_end`` is one character that no name has. Objects: what grammars
             write between name and arguments and at the end, where it is not the usual.
+        aside: of tagged calls: what may come behind ``name_end`` instead of ``middle`` and begins an identifier that is
+            read over, up to the next ``name_end``, behind which ``middle`` comes. Grammars do not write it.
         text_name: what stands for a name where text follows and not a call.
         between: what a grammar writes between sections where several may follow each other; None: one section.
     """
@@ -42,5 +44,6 @@ class CallShape:
     name_end: str = ""
     middle: str = ""
     tail: str = ""
+    aside: str = ""
     text_name: str | None = None
     between: str | None = None

@@ -247,7 +247,22 @@ class ShapeParser:
             self._break(mark)
         else:
             self._name = name
+            options: list[tuple[str, Callable[[], None]]] = [(self._shape.middle, self._begin_arguments)]
+            self._await([*options, (self._shape.aside, self._begin_aside)] if self._shape.aside else options)
+
+    def _begin_aside(self) -> None:
+        self._text = []
+        self._state = self._in_aside
+
+    def _in_aside(self, mark: str) -> None:
+        """In an identifier that is read over."""
+        self._raw.append(mark)
+        if mark == self._shape.name_end:
             self._await([(self._shape.middle, self._begin_arguments)])
+            return
+        self._text.append(mark)
+        if len(self._text) > LONGEST_NAME:
+            self._break(mark)
 
     def _may_be_name(self, text: str) -> bool:
         return any(name.startswith(text) for name in (*self._names, self._shape.text_name or ""))
