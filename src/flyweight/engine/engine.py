@@ -26,7 +26,7 @@ from flyweight.engine.proposer import (
     accept_what_would_be_chosen,
 )
 from flyweight.engine.request import Event, FinishReason, LiveRequest, Request, RequestRecord, check_room, namespace_of
-from flyweight.engine.sampling import Sampler, TokenLogProbability
+from flyweight.engine.sampling import TokenLogProbability
 from flyweight.engine.scheduler import (
     Chunk,
     Scheduler,
@@ -136,14 +136,7 @@ class Engine:
             namespace=namespace,
             longest=longest,
             ends=ends,
-            sampler=Sampler(
-                request.options,
-                request.token_ids,
-                stop_ids=ends,
-                choosable=request.choosable,
-                bad_sequences=request.bad_sequences,
-                stream=stream,
-            ),
+            sampler=request.sampler(ends, stream=stream),
             constraint=None
             if request.constraint is None
             else AnswerConstraint(request.constraint, ends=ends, stop_ids=request.stop_ids),

@@ -50,6 +50,17 @@ class Request:
     bad_sequences: tuple[tuple[int, ...], ...] = ()
     prompt_logprobs: int | None = None
 
+    def sampler(self, ends: frozenset[int], *, stream: int) -> Sampler:
+        """What chooses the tokens of its answer number ``stream``, which ``ends`` end."""
+        return Sampler(
+            self.options,
+            self.token_ids,
+            stop_ids=ends,
+            choosable=self.choosable,
+            bad_sequences=self.bad_sequences,
+            stream=stream,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
