@@ -39,7 +39,8 @@ class Foretold:
         self.steps: list[list[int]] = []
 
     def forward(self, batch: Batch) -> Any:
-        assert len(set(batch.slots.tolist())) == batch.num_tokens, "two tokens of a step share a slot"
+        if len(set(batch.slots.tolist())) != batch.num_tokens:  # no assert: helpers are not rewritten, -O drops them
+            raise RuntimeError("two tokens of a step share a slot")
         self.stored.update(zip(batch.slots.tolist(), batch.token_ids.tolist(), strict=True))
         self.steps.append(np.diff(batch.query_starts).tolist())
         logits = np.zeros((len(batch.output_rows), VOCAB), np.float32)
