@@ -11,6 +11,10 @@
 #include <optional>
 #include <tuple>
 
+#if defined(__linux__)
+#include <malloc.h>
+#endif
+
 #include "dispatch.h"
 #include "operations.h"
 #include "program/program.h"
@@ -154,7 +158,21 @@ using RopeTuple = std::tuple<In<float>, In<float>, In<int32_t>>; // cosine, sine
 Place place(const PlaceTuple &given) { return {std::get<0>(given), std::get<1>(given), std::get<2>(given), std::get<3>(given)}; }
 
 void append_embed(Program &program, const AnyIn &table, Storage storage, float scale, const PlaceTuple &out) {
-  program.append(instruction::Embed{table.data(), storage, size(table.shape(0)), size(table.shape(1)), scale, place(out)});
+  program.append(instruction::Embed{table.data(), -1, 0, storage, size(table.shape(0)), size(table.shape(1)), scale, place(out)});
+}
+
+// Gives memory that was freed back to the system. The C library keeps it for later: after a large file was parsed, for good.
+bool release_free_memory() {
+#if defined(__GLIBC__)
+  return malloc_trim(0) == 1;
+#else
+  return false;
+#endif
+}
+
+void append_embed_from_file(Program &program, int descriptor, int64_t offset, int64_t vocabulary, int64_t width, Storage storage, float scale,
+                            const PlaceTuple &out) {
+  program.append(instruction::Embed{nullptr, descriptor, offset, storage, vocabulary, width, scale, place(out)});
 }
 
 void append_linear(Program &program, const LinearHandle &handle, const Maybe<In<float>> &bias, const PlaceTuple &x, const PlaceTuple &out) {
@@ -326,11 +344,13 @@ NB_MODULE(_native, m) {
         "losses"_a.noconvert());
 
   nb::enum_<Region>(m, "Region").value("tokens", Region::kTokens).value("outputs", Region::kOutputs).value("hidden", Region::kHidden).value("logits", Region::kLogits);
+  m.def("release_free_memory", &release_free_memory, nb::call_guard<nb::gil_scoped_release>());
   // A program points into what it is given, and keeps it alive.
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def("__len__", &Program::size)
       .def("embed", &append_embed, "table"_a.noconvert(), "storage"_a, "scale"_a, "out"_a, nb::keep_alive<1, 2>())
+      .def("embed_from_file", &append_embed_from_file, "descriptor"_a, "offset"_a, "vocabulary"_a, "width"_a, "storage"_a, "scale"_a, "out"_a)
       .def("linear", &append_linear, "handle"_a, "bias"_a.noconvert().none(), "x"_a, "out"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("heads", &append_heads, "x"_a, "out"_a, "heads"_a, "head_dim"_a, "weight"_a.noconvert().none(), "epsilon"_a, "weight_offset"_a, "rope"_a,
            "rotary_dim"_a, nb::keep_alive<1, 6>())

@@ -1,8 +1,13 @@
 #include "program/program.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include <unistd.h>
 
 #include "dispatch.h"
 #include "operations.h"
@@ -29,14 +34,29 @@ private:
 
 bool has_gaps(const Place &place, int64_t width) { return place.stride != width; }
 
+void read_fully(int descriptor, void *to, int64_t bytes, int64_t offset) {
+  for (char *at = static_cast<char *>(to); bytes > 0;) {
+    const ssize_t done = pread(descriptor, at, static_cast<size_t>(bytes), static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) throw std::runtime_error(std::string("the file of the embedding cannot be read: ") + std::strerror(errno));
+    if (done == 0) throw std::runtime_error("the file of the embedding has become shorter since it was opened");
+    at += done, offset += done, bytes -= done;
+  }
+}
+
 void execute(const Embed &one, const Step &step, const Activations &at) {
   float *out = at.at(one.out);
+  const int64_t row_bytes = one.width * (one.storage == Storage::kFloat32 ? 4 : 2);
+  std::vector<char> read(one.table ? 0 : static_cast<size_t>(row_bytes));
   for (int64_t token = 0; token < step.tokens; ++token, out += one.out.stride) {
-    const int64_t first = step.token_ids[token] * one.width;
+    const int64_t first = step.token_ids[token] * row_bytes;
+    const void *stored = read.data();
+    if (one.table) stored = static_cast<const char *>(one.table) + first;
+    else read_fully(one.descriptor, read.data(), row_bytes, one.offset + first);
     if (one.storage == Storage::kFloat32) {
-      std::copy_n(static_cast<const float *>(one.table) + first, one.width, out);
+      std::copy_n(static_cast<const float *>(stored), one.width, out);
     } else {
-      const uint16_t *row = static_cast<const uint16_t *>(one.table) + first;
+      const uint16_t *row = static_cast<const uint16_t *>(stored);
       for (int64_t i = 0; i < one.width; ++i) out[i] = one.storage == Storage::kFloat16 ? float_of_half(row[i]) : float_of_bfloat16(row[i]);
     }
     if (one.scale != 1.0f)

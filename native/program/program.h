@@ -29,7 +29,9 @@ struct Place {
 namespace instruction {
 
 struct Embed {
-  const void *table; // vocabulary x width
+  const void *table; // vocabulary x width; null: its rows are read from a file, from byte `offset` of `descriptor` on
+  int descriptor;
+  int64_t offset;
   Storage storage;   // a floating point one
   int64_t vocabulary, width;
   float scale;
@@ -117,6 +119,7 @@ public:
   // Whether ids, slots, blocks, rows and lengths of a step lie within the program's tables and caches.
   bool accepts(const Step &step) const;
 
+  // Throws std::runtime_error where a file that rows are read from has become shorter or cannot be read.
   void run(const Step &step) { run(step, 0, instructions_.size()); }
   void run_body(const Step &step) { run(step, 0, head_); }
   void run_head(const Step &step) { run(step, head_, instructions_.size()); }

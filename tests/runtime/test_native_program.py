@@ -1,5 +1,6 @@
 """A step as one native call: the bits of its twin that calls one operation after another, and what it refuses."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from flyweight.checkpoint.huggingface import Checkpoint
+from flyweight.checkpoint.safetensors_file import SafetensorsFile, StoredTensor, write_safetensors
 from flyweight.checkpoint.weights import Weights
 from flyweight.errors import KernelError
 from flyweight.formats import Format, IntGroup, Plain
@@ -82,13 +84,45 @@ def test_every_cache_type_gives_the_bits_of_op_by_op(folder: Path, dtype: str) -
     same_bits(run(spec, lambda cache: NativeRuntime(spec, weights, cache), dtype), by_op)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_embeddings_of_every_width(folder: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_embeddings_of_every_width_from_memory_and_from_a_file(folder: Path, tmp_path: Path, dtype: str) -> None:
     spec, weights = prepare(folder, "float32")
     spec = replace(spec, embedding=replace(spec.embedding, scale=1.7))
-    weights = replace(weights, embedding=weights.embedding.astype(dtype))
-    by_op = run(spec, lambda cache: OpByOp(spec, NativeOps(weights, cache)))
-    same_bits(run(spec, lambda cache: NativeRuntime(spec, weights, cache)), by_op)
+    assert isinstance(weights.embedding, StoredTensor)
+    table = weights.embedding.rows(range(weights.embedding.shape[0])).astype(dtype)
+    write_safetensors(tmp_path / "table.safetensors", {"before": np.zeros(3, np.float32), "table": table})
+    stored = SafetensorsFile(tmp_path / "table.safetensors").lazy("table")
+    answers = []
+    for embedding in (table, stored):
+        placed = replace(weights, embedding=embedding)
+        by_op = run(spec, lambda cache, placed=placed: OpByOp(spec, NativeOps(placed, cache)))
+        answers.append(run(spec, lambda cache, placed=placed: NativeRuntime(spec, placed, cache)))
+        same_bits(answers[-1], by_op)
+    same_bits(*answers)
+
+
+def test_an_embedding_whose_file_has_become_shorter_is_an_error(folder: Path, tmp_path: Path) -> None:
+    spec, weights = prepare(folder, "float32")
+    assert isinstance(weights.embedding, StoredTensor)
+    table = weights.embedding.rows(range(weights.embedding.shape[0]))
+    write_safetensors(tmp_path / "table.safetensors", {"table": table})
+    cache = KVCache(spec.blocks, num_blocks=8)
+    stored = SafetensorsFile(tmp_path / "table.safetensors").lazy("table")
+    runtime = NativeRuntime(spec, replace(weights, embedding=stored), cache)
+    with (tmp_path / "table.safetensors").open("r+b") as file:
+        file.truncate(200)
+    batch = SequencePlanner.of(cache).plan([CachedSequence() for _ in PROMPTS], PROMPTS)
+    with pytest.raises(KernelError, match="become shorter"):
+        runtime.forward(batch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's mappings")
+def test_a_run_maps_no_file_of_the_checkpoint(folder: Path) -> None:
+    spec, weights = prepare(folder, "float32")
+    run(spec, lambda cache: OpByOp(spec, NativeOps(weights, cache)))
+    run(spec, lambda cache: NativeRuntime(spec, weights, cache))
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(folder) not in mapped
 
 
 def example(folder: Path) -> tuple[NativeRuntime, Batch]:

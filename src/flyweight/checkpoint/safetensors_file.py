@@ -8,7 +8,7 @@ import errno
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -135,6 +135,10 @@ class SafetensorsFile:
         for begin in range(entry.begin, entry.end, step):
             yield self._read(entry, begin, min(begin + step, entry.end))
 
+    def place(self, name: str) -> tuple[int, int]:
+        """The descriptor of this file, which stays this object's own, and the byte at which a tensor begins."""
+        return self._descriptor, self._entry(name).begin
+
     def lazy(self, name: str) -> "StoredTensor":
         """The tensor as something that can be written elsewhere without being held."""
         self._entry(name)
@@ -184,6 +188,20 @@ class StoredTensor:
 
     def chunks(self) -> Iterator[Array]:
         return self.file.chunks(self.name)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The open file's descriptor and the byte at which the tensor begins; both hold as long as ``file`` lives."""
+        return self.file.place(self.name)
+
+    def rows(self, indices: Iterable[int]) -> Array:
+        """Fresh copies of some rows, in the order asked for; nothing else of the tensor comes into memory.
+
+        Raises:
+            CheckpointError: when there is no such row.
+        """
+        found = [self.file.read_rows(self.name, index, index + 1) for index in indices]
+        return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
 
 
 def write_safetensors(

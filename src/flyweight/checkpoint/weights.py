@@ -13,7 +13,7 @@ import numpy as np
 from flyweight.checkpoint import compressed_tensors, plain  # noqa: F401  (imported so that they register themselves)
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.checkpoint.layouts import Activations, Expected, Layout, check_tensors, open_layout
-from flyweight.checkpoint.safetensors_file import Array
+from flyweight.checkpoint.safetensors_file import Array, StoredTensor
 from flyweight.errors import CheckpointError
 from flyweight.formats.base import Format, StoredWeight
 from flyweight.formats.plain import stored_plain
@@ -72,6 +72,11 @@ class Weights:
     def embedding(self, embedding: EmbeddingSpec) -> Array:
         """The table (vocab_size, hidden_size) as a mapped view in the dtype it is stored in."""
         return self.checkpoint.tensor(self._embedding)
+
+    def embedding_rows(self) -> StoredTensor:
+        """The same table left in its file, for who reads a row at a time: touching a mapped row makes sixteen pages
+        around it resident."""
+        return self.checkpoint.lazy(self._embedding)
 
     def head(self, spec: ModelSpec) -> StoredWeight:
         """The output head's weight (vocab_size, hidden_size), mapped where it is plain; the embedding's when tied."""

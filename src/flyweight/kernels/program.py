@@ -7,7 +7,7 @@ is still read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,18 @@ class Program:
         check_array("table", table, table.dtype, (None, out.stride))
         self._vocab_size = table.shape[0]
         self._native.embed(as_words(table), storage, scale, out.native)
+
+    def embed_from_file(
+        self, *, descriptor: int, offset: int, vocab_size: int, dtype: np.dtype[Any], scale: float, out: Place
+    ) -> None:
+        """As :meth:`embed`, of a table whose rows are read one by one from an open file, in which it begins at byte
+        ``offset``. Nothing of it stays in memory; the caller keeps the file open."""
+        if dtype.name not in STORAGES:
+            raise KernelError(f"dtype {dtype.name} is not allowed for an embedding; choose {', '.join(STORAGES)}")
+        self._vocab_size = vocab_size
+        self._native.embed_from_file(
+            descriptor, offset, vocab_size, out.stride, STORAGES[dtype.name], scale, out.native
+        )
 
     def linear(self, handle: _native.LinearHandle, bias: Float32 | None, x: Place, out: Place) -> None:
         if bias is not None:
@@ -204,7 +216,7 @@ class Program:
 
         Raises:
             KernelError: a wrong dtype, shape or layout, or a step that contradicts itself or exceeds the vocabulary
-                or the cache; then nothing was written.
+                or the cache; then nothing was written. Or a file of embedding rows that cannot be read.
         """
         tokens, outputs = step.token_ids.shape[0], step.output_rows.shape[0]
         sequences = step.context_lengths.shape[0]
@@ -225,18 +237,21 @@ class Program:
             check_array("sine", rope.sine, FLOAT32, rope.cosine.shape)
             check_array("rows", rope.rows, INT32, (tokens,))
             ropes.append((rope.cosine, rope.sine, rope.rows))
-        done = self._native.run(
-            step.token_ids,
-            step.query_starts,
-            step.context_lengths,
-            step.block_tables,
-            step.slots,
-            step.output_rows,
-            ropes,
-            hidden,
-            logits,
-            seconds,
-        )
+        try:
+            done = self._native.run(
+                step.token_ids,
+                step.query_starts,
+                step.context_lengths,
+                step.block_tables,
+                step.slots,
+                step.output_rows,
+                ropes,
+                hidden,
+                logits,
+                seconds,
+            )
+        except RuntimeError as error:
+            raise KernelError(str(error)) from None
         if not done:
             self._explain(step)
 

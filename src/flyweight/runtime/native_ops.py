@@ -7,6 +7,7 @@ weights lie on disk nor who plans batches.
 import numpy as np
 
 from flyweight import kernels
+from flyweight.checkpoint.safetensors_file import StoredTensor
 from flyweight.errors import UsageError
 from flyweight.formats.base import Array
 from flyweight.models.rope import rope_table
@@ -34,7 +35,9 @@ class NativeOps:
     def embed(self, embedding: EmbeddingSpec, token_ids: IntArray) -> Array:
         if not isinstance(self._weights, PreparedWeights):
             raise UsageError("one block alone has no embedding; prepare the whole model")
-        rows = self._weights.embedding[token_ids].astype(np.float32)
+        table = self._weights.embedding
+        stored = table.rows(token_ids.tolist()) if isinstance(table, StoredTensor) else table[token_ids]
+        rows = stored.astype(np.float32)
         return rows if embedding.scale == 1.0 else rows * np.float32(embedding.scale)
 
     def linear(self, group: LinearGroup, x: Array) -> Array:

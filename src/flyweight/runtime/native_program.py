@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from flyweight import kernels
+from flyweight.checkpoint.safetensors_file import StoredTensor
 from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
 from flyweight.runtime import program as steps
@@ -86,7 +87,7 @@ class NativeRuntime:
         before = len(self._program)
         match one:
             case steps.Embed():
-                self._program.embed(self._weights.embedding, one.embedding.scale, self._out(one.out))
+                self._append_embed(one)
             case steps.Linear():
                 self._append_linear(one)
             case steps.Heads():
@@ -102,6 +103,16 @@ class NativeRuntime:
             case steps.Select():
                 self._program.select(self._at(one.x), self._out(one.out))
         self._names += [type(one).__name__.lower()] * (len(self._program) - before)
+
+    def _append_embed(self, one: steps.Embed) -> None:
+        table, scale, out = self._weights.embedding, one.embedding.scale, self._out(one.out)
+        if not isinstance(table, StoredTensor):
+            self._program.embed(table, scale, out)
+            return
+        descriptor, offset = table.place
+        self._program.embed_from_file(
+            descriptor=descriptor, offset=offset, vocab_size=table.shape[0], dtype=table.dtype, scale=scale, out=out
+        )
 
     def _append_linear(self, one: steps.Linear) -> None:
         prepared = self._weights.groups[one.group.linears[0].name]

@@ -13,6 +13,7 @@ from typing import Literal, Self
 import numpy as np
 
 from flyweight import kernels
+from flyweight.checkpoint.safetensors_file import StoredTensor
 from flyweight.checkpoint.weights import Weights
 from flyweight.errors import IntegrityError, UsageError
 from flyweight.formats.base import Array, Compute, Format, StoredWeight
@@ -83,14 +84,15 @@ class PreparedBlock:
 class PreparedWeights:
     """A whole model: as :class:`PreparedBlock` for all blocks and the head, and the embedding as stored.
 
-    ``embedding`` (vocab_size, hidden_size) stays mapped in the dtype it is stored in; rows are read as needed.
+    ``embedding`` (vocab_size, hidden_size) stays in its file in the dtype it is stored in and rows are read as needed,
+    or it is an array.
     ``pager`` is there when not all weights may be in memory: it must be told of every handle before its use, and the
     handles must be used in the order of the model.
     """
 
     groups: Mapping[str, PreparedGroup]
     norms: Mapping[str, Array]
-    embedding: Array
+    embedding: Array | StoredTensor
     pager: Pager | None = None
 
     @classmethod
@@ -117,11 +119,11 @@ class PreparedWeights:
         kind, pieces = packing.pack_head()
         groups[name] = PreparedGroup(handles=(join(kind, pieces),), biases=(packing.head_bias(),))
         advance()
-        return cls(groups=groups, norms=packing.norms(), embedding=packing.weights.embedding(spec.embedding))
+        return cls(groups=groups, norms=packing.norms(), embedding=packing.weights.embedding_rows())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed linears; not the mapped embedding."""
+        """Bytes of the packed linears; not the embedding."""
         return sum(group.nbytes for group in self.groups.values())
 
 

@@ -174,7 +174,7 @@ class OpenedImage:
         return PreparedWeights(
             groups=groups,
             norms={name: self.image.array(part) for name, part in self.norms.items()},
-            embedding=self.packing.weights.embedding(spec.embedding),
+            embedding=self.packing.weights.embedding_rows(),
             pager=pager,
         )
 
