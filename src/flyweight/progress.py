@@ -2,11 +2,12 @@
 
 import sys
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Progress(Protocol):
@@ -35,7 +36,9 @@ class Silent:
 class Bar:
     """A progress bar with time left on standard error; a line per stage where that is not a terminal."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
+        from rich.console import Console  # for those who want a bar: it takes as long to import as a first token
+
         self._console = console if console is not None else Console(stderr=True)
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
@@ -53,6 +56,9 @@ class Bar:
         if not self._console.is_terminal:
             print(f"{stage}: {total} steps", file=sys.stderr, flush=True)
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tokenizers
 
-from flyweight.chat_template import ChatTemplate
 from flyweight.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from flyweight.chat_template import ChatTemplate
 
 NAMED_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -35,7 +37,7 @@ class Tokenizer:
         special_tokens: Mapping[str, str | list[str]],
         add_bos: bool | None = None,
         add_eos: bool | None = None,
-        templates: Mapping[str, ChatTemplate] | None = None,
+        templates: "Mapping[str, ChatTemplate] | None" = None,
         origin: str = "the tokenizer",
     ) -> None:
         """``add_bos`` and ``add_eos``: None leaves it to the post-processor of ``core``."""
@@ -340,18 +342,20 @@ def _text(name: str, value: Any) -> str:
     return text
 
 
-def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, ChatTemplate]:
+def _read_templates(folder: Path, config: Mapping[str, Any]) -> "dict[str, ChatTemplate]":
     """Chat templates by name: ``chat_template.jinja`` first, else the string or list in tokenizer_config.json."""
     path = folder / "chat_template.jinja"
+    given, origin = config.get("chat_template"), str(folder / "tokenizer_config.json")
+    if not path.is_file() and given is None:
+        return {}
+    from flyweight.chat_template import ChatTemplate  # its library takes a twentieth of a second to import
+
     if path.is_file():
         try:
             source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{path} is not UTF-8 (byte {error.start}); download it again") from error
         return {"default": ChatTemplate(source, origin=str(path))}
-    given, origin = config.get("chat_template"), str(folder / "tokenizer_config.json")
-    if given is None:
-        return {}
     if isinstance(given, str):
         return {"default": ChatTemplate(given, origin=origin)}
     try:

@@ -24,6 +24,7 @@ from flyweight.engine.speculation.choice import SpeculationChoice
 from flyweight.engine.speculation.draft_model import DraftModel, vocabulary_mismatch
 from flyweight.engine.speculation.prompt_lookup import PromptLookup
 from flyweight.engine.stop_ids import read_stop_ids
+from flyweight.engine.tokenizer_loading import TokenizerLoading
 from flyweight.errors import ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.kernels import KV_DTYPES, KVDtype
@@ -109,13 +110,13 @@ def load(
             f"speculate={speculate!r} is not possible for this model: its rotary frequencies follow the length of the "
             "sequence, so a wrong guess cannot be taken back; choose off"
         )
+    tokenizer_loading = TokenizerLoading(checkpoint.folder)
     stored = Weights.open(checkpoint, spec)
     options = weights if weights is not None else WeightOptions()
     kv_type = chosen_kv_dtype(kv_dtype, base_compute(spec, stored, compute))
     if backend == "torch" and options != WeightOptions():
         raise UsageError("options of the weights are for backend='native'; leave them out with backend='torch'")
     generation_config = _generation_config(checkpoint.folder)
-    tokenizer = Tokenizer.open(checkpoint.folder) if (checkpoint.folder / "tokenizer.json").is_file() else None
     machine = f"{Machine.detect().describe()}, {kernels.thread_count()} threads"
     log.info(machine)
     if spec.unread_keys:
@@ -126,10 +127,11 @@ def load(
         packing = Packing(spec=spec, weights=stored, compute=compute, head=options.head)
         what = _describe(spec, stored, compute, backend, packing.head_format.name)
         log.info(what)
-        loaded = _load_native(packing, what, options, cache_tokens, kv_type, progress or Silent())
+        loaded = _load_native(packing, what, options, cache_tokens, kv_type, progress or Silent(), tokenizer_loading)
         cache, lines = loaded.cache, loaded.lines
         if kv_type in TESTED:
-            tried = run_kv_self_test(spec, loaded.weights, kv_type, self_test_tokens(spec, tokenizer), kv_most_kl)
+            text = self_test_tokens(spec, tokenizer_loading.result())
+            tried = run_kv_self_test(spec, loaded.weights, kv_type, text, kv_most_kl)
             log.info(tried.describe())
             lines += (tried.describe(),)
         # A step in one call cannot wait between its layers for weights that are not in memory.
@@ -153,6 +155,7 @@ def load(
         shared += f", speculation by {speculate}"
     log.info(shared)
     description = (machine, what, *lines, shared)
+    tokenizer = tokenizer_loading.result()
     return LanguageModel(
         spec=spec,
         checkpoint=checkpoint,
@@ -253,6 +256,7 @@ def _load_native(
     cache_tokens: int | None,
     kv_dtype: KVDtype,
     progress: Progress,
+    tokenizer: TokenizerLoading,
 ) -> _Native:
     """Weights from the image, or packed into memory where there is none, and the cache in what they leave."""
     spec = packing.spec
@@ -260,6 +264,8 @@ def _load_native(
     image = open_or_build(packing, options, description=what, advance=progress.advance)
     weights = None if image is not None else PreparedWeights.from_packing(packing, progress.advance)
     progress.finish()
+    if options.memory is not None:
+        tokenizer.result()  # what it takes is a part of the limit
     plan = _plan(spec, 0 if image is None else image.nbytes, options, cache_tokens, kv_dtype)
     if image is not None:
         beyond = image.nbytes > Machine.detect().free_memory_bytes
