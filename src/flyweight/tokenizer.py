@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import tokenizers
 
@@ -346,11 +346,12 @@ def _read_templates(folder: Path, config: Mapping[str, Any]) -> "dict[str, ChatT
     """Chat templates by name: ``chat_template.jinja`` first, else the string or list in tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     given, origin = config.get("chat_template"), str(folder / "tokenizer_config.json")
-    if not path.is_file() and given is None:
+    has_file = path.is_file()
+    if given is None and not has_file:
         return {}
     from flyweight.chat_template import ChatTemplate  # its library takes a twentieth of a second to import
 
-    if path.is_file():
+    if has_file:
         try:
             source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -359,7 +360,7 @@ def _read_templates(folder: Path, config: Mapping[str, Any]) -> "dict[str, ChatT
     if isinstance(given, str):
         return {"default": ChatTemplate(given, origin=origin)}
     try:
-        return {entry["name"]: ChatTemplate(entry["template"], origin=origin) for entry in given}
+        return {entry["name"]: ChatTemplate(entry["template"], origin=origin) for entry in cast(list[Any], given)}
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"chat_template in {origin} must be a string or a list of objects with name and template"
