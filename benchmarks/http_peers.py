@@ -146,7 +146,7 @@ def launches(arguments: argparse.Namespace, ports: Mapping[str, int]) -> dict[st
             command=[
                 *(program, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
                 *("--port", str(ports["vllm"]), "--model", model, "--served-model-name", "vllm"),
-                *("--dtype", "bfloat16", "--max-model-len", str(slot), "--max-num-seqs", str(most)),
+                *("--dtype", arguments.vllm_dtype, "--max-model-len", str(slot), "--max-num-seqs", str(most)),
                 *("--disable-uvicorn-access-log",),
             ],
             environment={
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--compute", default="int8", choices=["auto", "bfloat16", "int8"], help="of our server")
     for name in ("llama-server", "openvino", "vllm"):
         parser.add_argument(f"--{name}", type=program_and_model, metavar="PROGRAM:MODEL")
+    parser.add_argument("--vllm-dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--streams", type=lambda text: [int(one) for one in text.split(",")], default=[8, 16])
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
