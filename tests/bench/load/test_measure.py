@@ -1,5 +1,6 @@
 """What is measured is what a scripted server did: times, counts, failures, and stalls that open loops must show."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -281,7 +282,16 @@ def test_a_sweep_ends_where_the_server_no_longer_follows():
     assert rates == sorted(rates)
 
 
-def test_an_interrupted_run_keeps_what_it_measured():
+@pytest.mark.parametrize("has_handlers", [True, False])
+def test_an_interrupted_run_keeps_what_it_measured(monkeypatch, has_handlers):
+    def refuse(*_given: object) -> None:
+        raise NotImplementedError
+
+    if not has_handlers:  # as on Windows
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "remove_signal_handler", refuse)
+    before = signal.getsignal(signal.SIGINT)
+
     def script(number: int, body: dict) -> Reply:
         if number == 5:
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -293,6 +303,7 @@ def test_an_interrupted_run_keeps_what_it_measured():
     assert report.partial
     assert (figures.completed, figures.interrupted, figures.failed) == (4, 1, 0)
     assert report.stages[0].recording.records[-1].failure == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_no_server_is_said_in_one_line():

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -210,19 +211,30 @@ def _counter(tokenizer: Tokenizer | None) -> Callable[[str], int] | None:
 
 @contextmanager
 def _interruptible(driver: Driver) -> Iterator[None]:
-    """The first Ctrl-C stops the driver; a second one ends the program as ever."""
+    """The first Ctrl-C stops the driver; a second one ends the program as ever. Outside the main thread signals are
+    none of ours, and whoever runs us there decides what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler  # None: not set from Python
 
     def stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
+        give_back()
         driver.stop()
+
+    def give_back() -> None:
+        if handles_signals:
+            loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
-    except (ValueError, RuntimeError, NotImplementedError):
-        yield  # not the main thread, or a system without such handlers: Ctrl-C ends the program as ever
-        return
+        handles_signals = True
+    except NotImplementedError:  # Windows
+        signal.signal(signal.SIGINT, lambda _number, _frame: loop.call_soon_threadsafe(stop))
+        handles_signals = False
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        give_back()
