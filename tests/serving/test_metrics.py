@@ -1,6 +1,7 @@
 """What a server counts, under vLLM's names, labels and buckets, and what it costs."""
 
 import time
+import tracemalloc
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -170,6 +171,18 @@ def test_fairness_is_jains_index_of_the_last_minute(model):
     assert model.fairness() == pytest.approx(400**2 / (2 * (100**2 + 300**2)))
     model.serve("b", 1, at=61.5)
     assert model.fairness() == 1.0
+
+
+def test_fairness_keeps_no_answer(model):
+    def size() -> int:
+        tracemalloc.start()
+        for number in range(10_000):
+            model.serve("a", 1, at=number / 5_000)
+        found = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return found
+
+    assert size() < 10_000
 
 
 def test_owners_are_bounded(server, model):

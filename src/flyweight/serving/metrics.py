@@ -36,7 +36,7 @@ _TOTALS = (
 )
 MOST_OWNERS = 64
 OTHER_OWNERS = "other"
-FAIRNESS_SECONDS = 60.0
+FAIRNESS_SECONDS = 60
 # vLLM's reasons for admission's own.
 _REASONS = {"queued_requests": "max_num_queued_reqs", "queued_tokens": "max_num_queued_tokens"}
 
@@ -102,7 +102,8 @@ class ModelMetrics:
         self.cache: CacheConfig | None = None
         self._tokens = token_bounds(context_length)
         self._owners: set[str] = set()
-        self._served: deque[tuple[float, str, int]] = deque()
+        # The last minute's seconds, with the tokens of each owner: its size does not follow the number of answers.
+        self._served: deque[tuple[int, dict[str, int]]] = deque()
         for metric in METRICS:
             if metric.per_model and metric.kind == "histogram" and not metric.labels:
                 self.sheet.histogram(metric, metric.bounds or self._tokens)
@@ -126,15 +127,20 @@ class ModelMetrics:
         """Count tokens computed for an owner."""
         owner = self.owner(owner)
         self.sheet.add(names.OWNER_TOKENS, tokens, owner)
-        self._served.append((at, owner, tokens))
-        while self._served and self._served[0][0] < at - FAIRNESS_SECONDS:
-            self._served.popleft()
+        second = int(at)
+        if not self._served or self._served[-1][0] < second:
+            self._served.append((second, {}))
+            while self._served[0][0] < second - FAIRNESS_SECONDS:
+                self._served.popleft()
+        newest = self._served[-1][1]
+        newest[owner] = newest.get(owner, 0) + tokens
 
     def fairness(self) -> float:
         """Jain's index of the tokens served to each owner of the last minute's answers: 1 is even."""
         shares: dict[str, int] = {}
-        for _, owner, tokens in self._served:
-            shares[owner] = shares.get(owner, 0) + tokens
+        for _, served in self._served:
+            for owner, tokens in served.items():
+                shares[owner] = shares.get(owner, 0) + tokens
         squares = sum(tokens * tokens for tokens in shares.values())
         return sum(shares.values()) ** 2 / (len(shares) * squares) if squares else 1.0
 
