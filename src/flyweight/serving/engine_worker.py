@@ -258,6 +258,11 @@ class EngineWorker:
         if record is None:
             self._tell(job, sample, error=FlyweightError("the engine lost an answer"))
             return
+        try:
+            completion = answer.complete(record)
+        except Exception as error:  # noqa: BLE001 - it belongs to this answer
+            self._tell(job, sample, error=self._told(error), record=record)
+            return
         self._delivery.news.append(
             News(
                 job=job,
@@ -266,7 +271,7 @@ class EngineWorker:
                 token_ids=tuple(token for _, token in pieces),
                 log_probabilities=event.log_probabilities[: len(pieces)],
                 prompt_log_probabilities=event.prompt_log_probabilities,
-                completion=answer.complete(record),
+                completion=completion,
                 record=record,
                 is_last=True,
             )
