@@ -108,9 +108,9 @@ def test_scores_are_the_logits_of_transformers_in_any_chunking(
 
 
 def test_scoring_holds_few_logits_at_once(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flyweight.engine import language_model
+    from flyweight.engine import scoring
 
-    monkeypatch.setattr(language_model, "LOGIT_BYTES", 4 * 128 * 10)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * 128 * 10)
     rows = [(first, len(logits)) for _, first, logits in model.score([[5] * 25], chunk_tokens=20)]
     assert rows == [(0, 10), (10, 10), (20, 5)]
 
