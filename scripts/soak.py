@@ -2,12 +2,18 @@
 
     python scripts/soak.py [--seconds 600] [--json FILE]
 
-A server of the demo model runs in this process, on the loopback address. First the sustainable rate is measured with
-a fixed number of clients; then requests arrive at twice that rate: prompts of mixed lengths, streams that are left,
-streams that are read slowly, broken grammars, prompts that are too long, tools, and bad bodies. Every request must get
-an answer or an error; at the end no block may be held, ``check_integrity`` must be clean, memory must not have grown,
-and the 99th percentile of accepted requests must be inside the bound that follows from the queue's limits. Exit code 1
-where one of it fails.
+``flyweight serve`` serves the demo model in a process of its own, on the loopback address. First the sustainable rate
+is measured with a fixed number of clients; then requests arrive at twice that rate: prompts of mixed lengths, streams
+that are left, streams that are read slowly, broken grammars, prompts that are too long, tools, and bad bodies. Every
+request must get an answer or an error; at the end no block may be held, ``check_integrity`` must be clean, the server's
+memory must have been flat, and the 99th percentile of accepted requests must be inside the bound that follows from the
+queue's limits. Exit code 1 where one of it fails.
+
+Memory is flat when what the server keeps for a request, the slope of its resident bytes over the requests made, is
+below ``FLAT_BYTES`` with its whole 95 % interval: no Python object is smaller, so a server that kept anything at all
+for each request would be above. The first third of a run does not count: the cache's pages are touched for the first
+time there, and what keeps a bounded number of requests fills up. A run shorter than ``SECONDS_THAT_TELL`` has an
+interval too wide to say so; it fails only where the whole interval lies above.
 """
 
 import argparse
@@ -17,23 +23,25 @@ import math
 import os
 import random
 import statistics
+import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
 
-from flyweight import load
-from flyweight.demo_model import model_path
-from flyweight.serving.limits import ServerLimits
-from flyweight.serving.options import ServeOptions
-from flyweight.serving.start import run_server
-
 CLIENTS = 8
 QUEUE_SECONDS = 10.0
+FLAT_BYTES = 16.0  # of a request
+SECONDS_THAT_TELL = 300.0
+PARTS = 8  # of the time that counts: their means are far enough apart not to depend on one another
+STUDENT_95 = 2.447  # Student's t, 95 %, PARTS - 2 degrees of freedom
 TEXT = "the gate guild home job of Falk Iveson Stanto works baker town lives owner number add two and"
 WORDS = TEXT.split()
 KEY = "soak-key-soak-key"
@@ -46,7 +54,68 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     accepted_seconds: list[float] = field(default_factory=list)
-    memory: list[tuple[float, float]] = field(default_factory=list)  # (seconds, MiB)
+    memory: list["Memory"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The server's memory after so many seconds and requests: resident bytes, and blocks of the interpreter."""
+
+    seconds: float
+    requests: int
+    resident: int
+    blocks: int
+
+
+class OwnServer:
+    """The process of the server that is tested."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.url = url
+        self._process = process
+        self._watched = psutil.Process(process.pid)
+
+    def ask(self, question: str) -> dict:
+        """What ``soak_server.py`` answers."""
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def memory(self, seconds: float, requests: int) -> Memory:
+        return Memory(
+            seconds=seconds,
+            requests=requests,
+            resident=self._watched.memory_info().rss,
+            blocks=self.ask("count")["blocks"],
+        )
+
+
+@contextmanager
+def own_server(*options: str) -> Iterator[OwnServer]:
+    """``flyweight serve demo`` until the block ends."""
+    script = Path(__file__).with_name("soak_server.py")
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "serve", "demo", "--port", "0", "--api-key", KEY, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while "serving on " not in (said := os.pread(log.fileno(), 1 << 16, 0).decode()):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the server did not start: {said[-500:]}")
+                time.sleep(0.05)
+            yield OwnServer(process, said.split("serving on ", 1)[1].split("\n", 1)[0])
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def text(random_: random.Random, words: int) -> str:
@@ -141,9 +210,9 @@ def pick(random_: random.Random) -> str:
     return random_.choices(list(KINDS), list(KINDS.values()))[0]
 
 
-async def overload(client: httpx.AsyncClient, rate: float, seconds: float, tally: Tally) -> None:
+async def overload(client: httpx.AsyncClient, server: OwnServer, rate: float, seconds: float, tally: Tally) -> None:
     """Poisson arrivals; nobody waits for anybody."""
-    random_, process = random.Random(1), psutil.Process()
+    random_ = random.Random(1)
     tasks: set[asyncio.Task[None]] = set()
     began = next_memory = time.monotonic()
     arrival = began
@@ -156,73 +225,74 @@ async def overload(client: httpx.AsyncClient, rate: float, seconds: float, tally
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         if time.monotonic() >= next_memory:
-            tally.memory.append((time.monotonic() - began, process.memory_info().rss / 2**20))
-            next_memory += max(1.0, seconds / 60)
+            tally.memory.append(await asyncio.to_thread(server.memory, time.monotonic() - began, number))
+            next_memory += max(1.0, seconds / 120)
     await asyncio.gather(*tasks)
 
 
 def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """MiB a minute by least squares over the last two thirds, and its 95 % half width."""
+    """The slope by least squares over the last two thirds, and the half width of its 95 % interval.
+
+    Neighbouring samples depend on one another, which would make the interval too narrow: the line goes through the
+    means of a few long parts.
+    """
     points = points[len(points) // 3 :]
-    if len(points) < 3:
+    size = len(points) // PARTS
+    if size < 2:
         return 0.0, math.inf
-    xs, ys = [x / 60 for x, _ in points], [y for _, y in points]
+    parts = [points[len(points) - size * (number + 1) : len(points) - size * number] for number in range(PARTS)]
+    xs = [statistics.mean(x for x, _ in part) for part in parts]
+    ys = [statistics.mean(y for _, y in part) for part in parts]
     found = statistics.linear_regression(xs, ys)
     left = [y - found.intercept - found.slope * x for x, y in zip(xs, ys, strict=True)]
     spread = sum((x - statistics.mean(xs)) ** 2 for x in xs)
-    return found.slope, 1.96 * math.sqrt(sum(one**2 for one in left) / (len(xs) - 2) / spread)
+    return found.slope, STUDENT_95 * math.sqrt(sum(one**2 for one in left) / (PARTS - 2) / spread)
 
 
-def soak(seconds: float, *, measured_for: float | None = None) -> dict:
+def judge_memory(memory: list[Memory], seconds: float) -> tuple[dict, list[str]]:
+    """Slopes with their intervals, and what is wrong with them."""
+    growth, half = slope([(one.requests, one.resident) for one in memory])
+    minute, minute_half = slope([(one.seconds / 60, one.resident / 2**20) for one in memory])
+    blocks, blocks_half = slope([(one.requests, one.blocks) for one in memory])
+    faults = []
+    worst = growth + half if seconds >= SECONDS_THAT_TELL else growth - half
+    if worst > FLAT_BYTES:
+        faults.append(f"the server keeps {growth:.1f} ± {half:.1f} bytes of a request; {FLAT_BYTES:g} are allowed")
+    figures = {
+        "bytes_of_a_request": [round(growth, 2), round(half, 2)],
+        "mib_a_minute": [round(minute, 3), round(minute_half, 3)],
+        "interpreter_blocks_of_a_request": [round(blocks, 4), round(blocks_half, 4)],
+        "resident_mib": [(round(one.seconds), round(one.resident / 2**20, 1)) for one in memory],
+    }
+    return figures, faults
+
+
+def soak(seconds: float) -> dict:
     """Run all of it; figures and ``faults``, a list that must be empty."""
-    limits = ServerLimits(queue_seconds=QUEUE_SECONDS, queued_requests=64, requests_per_key=2048, connections=4096)
-    listening, servers, loops = threading.Event(), [], []
-
-    def on_listening(url: str, server: object) -> None:
-        servers.append((url, server))
-        loops.append(asyncio.get_running_loop())
-        listening.set()
-
-    options = ServeOptions(port=0, api_key=(KEY,))
-    thread = threading.Thread(
-        target=run_server, args=({"demo": load(model_path())}, options, limits), kwargs={"on_listening": on_listening}
-    )
-    thread.start()
-    if not listening.wait(60):
-        raise SystemExit("the server did not start")
-    url, server = servers[0]
-    services = server.state_of_server.services
-    service = next(iter(services.values()))
+    limits = ("--queue-seconds", f"{QUEUE_SECONDS:g}", "--queued-requests", "64")
     tally = Tally()
+    with own_server(*limits, "--requests-per-key", "2048", "--connections", "4096") as server:
 
-    async def run() -> float:
-        pool = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with httpx.AsyncClient(base_url=url, limits=pool, headers=headers, timeout=120) as client:
-            measured = await sustainable(client, measured_for or max(2.0, min(30.0, seconds / 10)))
-            await overload(client, 2 * measured, seconds, tally)
-            health = await client.get("/health")
-            if health.status_code != 200:
-                tally.broken.append(f"/health: {health.text}")
-        return measured
+        async def run() -> float:
+            pool = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            headers = {"Authorization": f"Bearer {KEY}"}
+            async with httpx.AsyncClient(base_url=server.url, limits=pool, headers=headers, timeout=120) as client:
+                measured = await sustainable(client, max(2.0, min(30.0, seconds / 10)))
+                await overload(client, server, 2 * measured, seconds, tally)
+                await emptied(client)
+                health = await client.get("/health")
+                if health.status_code != 200:
+                    tally.broken.append(f"/health: {health.text}")
+            return measured
 
-    measured = asyncio.run(run())
-    deadline = time.monotonic() + 20
-    while service.metrics.running + service.metrics.waiting and time.monotonic() < deadline:
-        time.sleep(0.05)
-    faults = tally.broken[:20]
-    try:
-        service._worker.run(lambda engine: engine.check_integrity()).result(20)
-    except Exception as error:  # noqa: BLE001 - whatever it says is the finding
-        faults.append(f"check_integrity: {error}")
-    held = service._worker.run(lambda engine: engine.metrics().held_blocks).result(20)
-    if held:
-        faults.append(f"{held} blocks are held although nothing runs")
-    loops[0].call_soon_threadsafe(server.end)
-    thread.join(60)
-    growth, half = slope(tally.memory)
-    if growth - half > 1.0 and seconds >= 300:
-        faults.append(f"memory grows by {growth:.2f} ± {half:.2f} MiB a minute")
+        measured = asyncio.run(run())
+        faults = tally.broken[:20]
+        checked = server.ask("check")
+        faults += checked["faults"]
+        if checked["held"]:
+            faults.append(f"{checked['held']} blocks are held although nothing runs")
+    memory, wrong = judge_memory(tally.memory, seconds)
+    faults += wrong
     accepted = sorted(tally.accepted_seconds)
     bound = QUEUE_SECONDS + 20.0
     p99 = accepted[int(0.99 * (len(accepted) - 1))] if accepted else math.inf
@@ -236,11 +306,21 @@ def soak(seconds: float, *, measured_for: float | None = None) -> dict:
         "p50_seconds": round(accepted[len(accepted) // 2], 3) if accepted else None,
         "p99_seconds": round(p99, 3),
         "p99_bound_seconds": bound,
-        "memory_mib_per_minute": [round(growth, 3), round(half, 3)],
-        "memory_mib": [(round(at), round(mib, 1)) for at, mib in tally.memory],
+        "memory": memory,
         "load_average": os.getloadavg(),
         "faults": faults,
     }
+
+
+async def emptied(client: httpx.AsyncClient) -> None:
+    """Wait until nothing runs and nothing waits, for 20 seconds at most."""
+    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        lines = (await client.get("/metrics")).text.splitlines()
+        if not any(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(names)):
+            return
+        await asyncio.sleep(0.05)
 
 
 def main() -> int:
