@@ -28,7 +28,17 @@ def own_server(model: str = "demo", *options: str) -> Iterator[tuple[Target, sub
     keys = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         command = [sys.executable, *(["-O"] if sys.flags.optimize else []), "-m", "flyweight", "serve", model]
-        command += ["--port", "0", "--api-key", f"one={keys[0]}", "--api-key", f"two={keys[1]}", *options]
+        command += [
+            "--embeddings",
+            "mean",
+            "--port",
+            "0",
+            "--api-key",
+            f"one={keys[0]}",
+            "--api-key",
+            f"two={keys[1]}",
+            *options,
+        ]
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", ""))))
         process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "PYTHONPATH": path})
         try:

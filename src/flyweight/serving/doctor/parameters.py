@@ -72,6 +72,7 @@ def unbounded_parameters(subject: Subject, trials: Trials) -> None:
     CVE-2026-9540, GHSA-x9pq-jx6q-p3qv (unreviewed); llama.cpp #19367 (sampling-param DoS), CVE-2026-21869 (negative
     `n_discard` OOB write)."""
     before = control_answer(subject.target)
+    _whole_bodies_are_taken(subject, trials)
     for number, field in enumerate(subject.fields("integer", "number")):
         for value, allowed in _numbers(field):
             if not subject.full and len(field.path) > 1 and value not in TELLING:
@@ -136,6 +137,17 @@ def stated_limits(subject: Subject, trials: Trials) -> None:
             if kind == "array":
                 most = schema.get("maxItems")
                 trials.expect(most is not None, tried=str(field), found="any number of items", wanted="maxItems")
+
+
+def _whole_bodies_are_taken(subject: Subject, trials: Trials) -> None:
+    """Without a body that is answered, whatever is put into it would be refused for another reason."""
+    for route, schema in subject.document.bodies().items():
+        body = subject.document.smallest(schema)
+        if {"max_tokens", "max_output_tokens"} & {*schema.get("properties", {})}:
+            body["max_tokens" if "max_tokens" in schema["properties"] else "max_output_tokens"] = 1
+        answer = subject.target.post(route, body)
+        is_refused = route == "/v1/embeddings" and answer.status == 400  # a model that was not made to embed
+        trials.expect(answer.status == 200 or is_refused, tried=f"{route} {body}", found=str(answer), wanted="200")
 
 
 def _numbers(field: Field) -> Iterator[tuple[str, tuple[int, ...]]]:

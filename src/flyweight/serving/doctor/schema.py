@@ -6,6 +6,7 @@ from typing import Any
 
 Path = tuple[str | int, ...]
 DEEPEST = 5
+SAYS = ("content", "prompt")  # a document calls them optional, and a body that says nothing is refused all the same
 KINDS = ("integer", "number", "string", "array", "object", "boolean", "null")
 
 
@@ -114,8 +115,10 @@ class Document:
             return one["enum"][0]
         kinds = kinds_of(one)
         if "object" in kinds:
-            required = one.get("required", ()) if depth < 2 * DEEPEST else ()
-            return {name: self.smallest(one.get("properties", {}).get(name, {}), depth + 1) for name in required}
+            properties = one.get("properties", {})
+            wanted = list(one.get("required", ())) if depth < 2 * DEEPEST else []
+            wanted += [name for name in SAYS if name in properties and name not in wanted]
+            return {name: self.smallest(properties.get(name, {}), depth + 1) for name in wanted}
         if "array" in kinds:
             return [self.smallest(one.get("items", {}), depth + 1)] if depth < 2 * DEEPEST else []
         if "string" in kinds:
