@@ -115,12 +115,15 @@ def test_tokens_of_a_key_are_bounded_together_with_its_answers():
 
 
 def test_a_full_queue_says_when_to_come_again():
-    limits = ServerLimits(queued_requests=2)
-    with served(one_place(), OPTIONS, limits) as server, ThreadPoolExecutor(8) as pool:
+    recorder, limits = Recorder(), ServerLimits(queued_requests=2)
+    with served(one_place(), OPTIONS, limits, observers=[recorder]) as server, ThreadPoolExecutor(8) as pool:
         room = 1 + LOOKAHEAD + limits.queued_requests
         with held(server):
-            taken = [pool.submit(ask, server) for _ in range(room)]
-            wait_until(lambda: service_of(server).queued == limits.queued_requests)
+            taken = []
+            for number in range(room):  # one after another: those that are being prepared are bounded too
+                taken.append(pool.submit(ask, server))
+                wait_until(lambda number=number: len(recorder.named("Submitted")) > number)
+            assert service_of(server).queued == limits.queued_requests
             refused = ask(server)
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "queue_full"
@@ -152,9 +155,10 @@ def test_what_takes_too_long_is_ended():
 def test_a_client_that_leaves_gives_up_its_texts():
     recorder = Recorder()
     with served(options=OPTIONS, observers=[recorder]) as server:
-        with held(server), pytest.raises(httpx.ReadTimeout):
-            ask(server, ["a", "b", "c"], timeout=0.3)
-        wait_until(lambda: len(recorder.named("Finished")) == 3)
+        with held(server):
+            with pytest.raises(httpx.ReadTimeout):
+                ask(server, ["a", "b", "c"], timeout=0.3)
+            wait_until(lambda: len(recorder.named("Finished")) == 3)
         assert {one.outcome for one in recorder.named("Finished")} == {"abort"}
         assert ask(server).status_code == 200
         assert service_of(server)._admission.running == 0
