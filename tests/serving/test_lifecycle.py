@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import nullcontext
 
 import httpx
 import pytest
+from support.observing import Recorder, wait_until
 from support.served import served
 
 from flyweight.serving.limits import ServerLimits
@@ -22,28 +22,6 @@ LONG = {"prompt": "The opposite of hot is", "max_tokens": 400, "ignore_eos": Tru
 
 def metrics(server):
     return next(iter(server.state.services.values())).metrics
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-class Recorder:
-    """An observer that keeps everything."""
-
-    def __init__(self):
-        self.events = []
-
-    def on_submitted(self, event):
-        self.events.append(event)
-
-    on_rejected = on_compiled = on_step = on_finished = on_submitted
-
-    def named(self, name):
-        return [event for event in self.events if type(event).__name__ == name]
 
 
 @pytest.mark.parametrize("stream", [True, False])

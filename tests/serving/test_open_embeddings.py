@@ -2,12 +2,12 @@
 
 import itertools
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import pytest
+from support.observing import Recorder, wait_until
 from support.served import served
 
 from flyweight import load
@@ -23,28 +23,6 @@ LOOKAHEAD = 2  # prompts that the engine is given beyond its places
 
 def service_of(server):
     return next(iter(server.state.services.values()))
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-class Recorder:
-    """An observer that keeps everything."""
-
-    def __init__(self):
-        self.events = []
-
-    def on_submitted(self, event):
-        self.events.append(event)
-
-    on_rejected = on_compiled = on_step = on_finished = on_submitted
-
-    def named(self, name):
-        return [event for event in self.events if type(event).__name__ == name]
 
 
 def one_place():
