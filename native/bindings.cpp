@@ -170,6 +170,16 @@ bool release_free_memory() {
 #endif
 }
 
+// Lets threads that start from now on take memory from one heap. The C library gives each a heap of its own, where what one
+// thread made and another freed stays behind in pieces.
+bool share_one_heap() {
+#if defined(__GLIBC__)
+  return mallopt(M_ARENA_MAX, 1) == 1;
+#else
+  return false;
+#endif
+}
+
 void append_embed_from_file(Program &program, int descriptor, int64_t offset, int64_t vocabulary, int64_t width, Storage storage, float scale,
                             const PlaceTuple &out) {
   program.append(instruction::Embed{nullptr, descriptor, offset, storage, vocabulary, width, scale, place(out)});
@@ -345,6 +355,7 @@ NB_MODULE(_native, m) {
 
   nb::enum_<Region>(m, "Region").value("tokens", Region::kTokens).value("outputs", Region::kOutputs).value("hidden", Region::kHidden).value("logits", Region::kLogits);
   m.def("release_free_memory", &release_free_memory, nb::call_guard<nb::gil_scoped_release>());
+  m.def("share_one_heap", &share_one_heap);
   // A program points into what it is given, and keeps it alive.
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())

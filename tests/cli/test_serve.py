@@ -1,7 +1,10 @@
 """``flyweight serve``: where options come from, and what models are called."""
 
+import threading
+
 import pytest
 
+from flyweight import kernels
 from flyweight.cli import app, main
 from flyweight.cli.serve import name_models
 from flyweight.demo_model import model_path
@@ -55,3 +58,16 @@ def test_names_of_models():
         name_models(("demo", "demo=./x"))
     with pytest.raises(UsageError, match="name a model"):
         name_models(())
+
+
+def test_the_server_shares_one_heap_before_it_starts_a_thread(monkeypatch):
+    def load(*_arguments, **_options):
+        happened.append("load")
+        raise UsageError("no further")
+
+    happened = []
+    monkeypatch.setattr(kernels, "share_one_heap", lambda: happened.append(threading.active_count()))
+    monkeypatch.setattr("flyweight.cli.serve.ModelLoader.load", load)
+    before = threading.active_count()
+    assert main(["serve", "demo"]) == 2
+    assert happened == [before, "load"]

@@ -13,6 +13,7 @@ import yaml
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict, Env
 
+from flyweight import kernels
 from flyweight.demo_model import model_path
 from flyweight.engine.load import KVChoice
 from flyweight.engine.options import EngineOptions
@@ -99,6 +100,7 @@ def run(
     speculate
         Guess tokens ahead, which changes the speed and not the answers: off; prompt-lookup; or draft:PATH.
     """
+    kernels.share_one_heap()  # before the first thread: requests begin on one and end on another
     options = options if options is not None else ServeOptions()
     loader = ModelLoader(
         compute=compute,

@@ -6,7 +6,7 @@ number of threads (``FLYWEIGHT_THREADS`` sets it); where a value cannot be follo
 KernelError. This package knows no model, no file and no storage format beyond the arrays it is given.
 """
 
-from flyweight.kernels._native import LinearHandle, release_free_memory
+from flyweight.kernels._native import LinearHandle, release_free_memory, share_one_heap
 from flyweight.kernels.attention import attend, cache_write
 from flyweight.kernels.cache_layout import CACHE_UNIT, KV_DTYPES, Cache, CacheLayout, KVDtype
 from flyweight.kernels.codes import unpack_codes
@@ -82,6 +82,7 @@ __all__ = [
     "rope",
     "sample",
     "sample_with_log_probabilities",
+    "share_one_heap",
     "thread_count",
     "unpack_codes",
     "use_batch_invariant",
