@@ -8,6 +8,7 @@ import time
 import weakref
 
 import pytest
+from support.observing import wait_until
 from support.served import served
 
 from flyweight import load
@@ -292,10 +293,3 @@ def test_one_change_at_a_time(server, admin):
     assert statuses[0] == 200
     assert set(statuses) <= {200, 409}
     assert ask(admin, "chat").status_code == 200
-
-
-def wait_until(holds, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

@@ -1,22 +1,15 @@
 """/v1/responses: kept, looked at, cancelled and forgotten."""
 
 import json
-import time
 
 import pytest
+from support.observing import wait_until
 from support.served import served
 
 from flyweight.serving.options import ServeOptions
 
 LONG = {"input": "Tell me a long story.", "max_output_tokens": 900, "stream": True}
 KEYED = ServeOptions(port=0, api_key=("alice=alice-secret", "bob=bob-secret-1"))
-
-
-def wait_until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def held_blocks(server):
