@@ -38,6 +38,12 @@ def test_fields_reach_the_options() -> None:
         "presence_penalty": -0.5,
         "repetition_penalty": 1.1,
         "ignore_eos": True,
+        "allowed_token_ids": [3, 4],
+        "bad_words": ["no"],
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "prompt_logprobs": 2,
+        "truncate_prompt_tokens": -1,
         "stream": False,
         "user": "u",
         "metadata": {},
@@ -48,9 +54,19 @@ def test_fields_reach_the_options() -> None:
     assert (options.stop, options.stop_token_ids, options.logit_bias) == (("x",), (4,), ((7, -100),))
     assert (options.max_tokens, options.min_tokens, options.logprobs, options.ignore_eos) == (9, 2, 2, True)
     assert (options.frequency_penalty, options.presence_penalty, options.repetition_penalty) == (0.5, -0.5, 1.1)
+    assert (options.allowed_token_ids, options.bad_words) == ((3, 4), ("no",))
+    assert (options.include_stop_str_in_output, options.skip_special_tokens) == (True, False)
+    assert (request.prompt_logprobs, request.truncate_prompt_tokens) == (2, -1)
     assert (request.num_answers, request.prompts, request.is_chat) == (3, (CHAT["messages"],), True)
     assert parse_line(line(CHAT), max_tokens=77).options.max_tokens == 77
-    assert parse_line(line(CHAT), max_tokens=77).options.temperature is None
+    plain = parse_line(line(CHAT), max_tokens=77)
+    assert plain.options.temperature is None
+    assert (plain.prompt_logprobs, plain.truncate_prompt_tokens, plain.options.skip_special_tokens) == (
+        None,
+        None,
+        True,
+    )
+    assert parse_line(line({**CHAT, "top_k": -1}), max_tokens=1).options.top_k == 0
 
 
 @pytest.mark.parametrize(("prompt", "prompts"), [("hi", ("hi",)), ([1, 2], ([1, 2],)), (["a", "b"], ("a", "b"))])
@@ -97,6 +113,22 @@ def test_prompts_of_completions(prompt: Any, prompts: Any) -> None:
         (line({**CHAT, "messages": []}), "messages must be a list of at least one object"),
         (line({**CHAT, "messages": [{"content": "x"}]}), "messages[0] has no role"),
         (line({**CHAT, "ignore_eos": 1}), "ignore_eos=1 is not a boolean"),
+        (line({**CHAT, "skip_special_tokens": "no"}), "skip_special_tokens='no' is not a boolean"),
+        (line({**TEXT, "include_stop_str_in_output": 0}), "include_stop_str_in_output=0 is not a boolean"),
+        (line({**CHAT, "allowed_token_ids": []}), "allowed_token_ids=[] would allow nothing"),
+        (line({**CHAT, "allowed_token_ids": 5}), "allowed_token_ids=5 is not a list"),
+        (line({**CHAT, "allowed_token_ids": [-1]}), "allowed_token_ids=-1 is not allowed; choose token ids from 0 on"),
+        (line({**CHAT, "bad_words": "no"}), "bad_words='no' is not a list"),
+        (line({**CHAT, "bad_words": [" "]}), "give texts that are not only spaces"),
+        (line({**CHAT, "stop_token_ids": "5"}), "stop_token_ids='5' is not a list"),
+        (line({**TEXT, "prompt_logprobs": 21}), "prompt_logprobs=21 is not allowed; choose 0 to 20"),
+        (line({**CHAT, "prompt_logprobs": True}), "prompt_logprobs=True is not allowed"),
+        (
+            line({**CHAT, "truncate_prompt_tokens": 0}),
+            "truncate_prompt_tokens=0 is not possible; choose 1 or more, or -1",
+        ),
+        (line({**CHAT, "truncate_prompt_tokens": "5"}), "truncate_prompt_tokens='5' is not possible"),
+        (line({**CHAT, "truncate_prompt_tokens": True}), "truncate_prompt_tokens=True is not possible"),
     ],
 )
 def test_what_cannot_be_done_is_named(text: str, message: str) -> None:
@@ -143,6 +175,27 @@ def test_answers_have_the_shape_of_the_interface() -> None:
     assert choice["text"] == "one two"
     assert choice["logprobs"]["token_logprobs"] == [-0.5, -2.0]
     assert choice["logprobs"]["text_offset"] == [0, 3]
+
+
+def test_the_scores_of_prompts_stand_where_the_server_has_them() -> None:
+    scores = (TokenLogProbability(token=4, log_probability=-2.0, top=((9, -0.1),)),)
+    written = [
+        None,
+        {
+            "9": {"logprob": -0.1, "rank": 1, "decoded_token": "\ufffd"},
+            "4": {"logprob": -2.0, "rank": None, "decoded_token": " two"},
+        },
+    ]
+    chat = parse_line(line({**CHAT, "prompt_logprobs": 1}), max_tokens=2)
+    body = answer_line(1, chat, [COMPLETION], created=1, token=token, prompt_scores=[scores])["response"]["body"]
+    assert body["prompt_logprobs"] == written
+    assert "prompt_logprobs" not in body["choices"][0]
+    text = parse_line(line({**TEXT, "prompt": ["a", "b"], "n": 2, "prompt_logprobs": 1}), max_tokens=2)
+    body = answer_line(1, text, [COMPLETION] * 4, created=1, token=token, prompt_scores=[scores, ()])["response"][
+        "body"
+    ]
+    assert "prompt_logprobs" not in body
+    assert [choice["prompt_logprobs"] for choice in body["choices"]] == [written, written, [None], [None]]
 
 
 def test_errors_say_it_twice_for_both_kinds_of_reader() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flyweight
@@ -106,6 +107,55 @@ def test_a_bad_line_is_reported_and_does_not_end_the_run(folder: Path, tmp_path:
     assert [choice["index"] for choice in choices] == [0, 1, 2, 3]
     assert choices[0]["text"] != choices[1]["text"]
     assert len(choices[0]["logprobs"]["tokens"]) == results[7]["response"]["body"]["usage"]["completion_tokens"] / 4
+
+
+def test_the_parameters_that_the_server_takes_are_honoured(folder: Path, tmp_path: Path) -> None:
+    model = flyweight.load(folder)
+    long = [number % 50 + 4 for number in range(5000)]
+    plain = model.generate([[5, 6, 7]], flyweight.SamplingOptions(max_tokens=8, ignore_eos=True))[0]
+    word = plain.text.split()[0]
+    bodies: dict[str, dict[str, Any]] = {
+        "allowed": {"prompt": [5, 6, 7], "allowed_token_ids": [9, 11], "max_tokens": 6},
+        "forbidden": {
+            "prompt": [5, 6, 7],
+            "bad_words": [word],
+            "max_tokens": 8,
+        },
+        "shown": {"prompt": [5, 6, 7], "stop_token_ids": [plain.token_ids[0]], "include_stop_str_in_output": True},
+        "hidden": {"prompt": [5, 6, 7], "stop_token_ids": [plain.token_ids[0]]},
+        "cut": {"prompt": long, "truncate_prompt_tokens": 12, "max_tokens": 5, "prompt_logprobs": 0},
+        "short": {"prompt": long[-12:], "max_tokens": 5, "prompt_logprobs": 0},
+        "room": {"prompt": long, "truncate_prompt_tokens": -1, "max_tokens": 5},
+        "scored": {"prompt": ["w1 w2 w3", "w4 w5"], "n": 2, "temperature": 1.0, "seed": 1, "prompt_logprobs": 2},
+        "absent": {"prompt": [5, 6, 7], "allowed_token_ids": [9999]},
+    }
+    lines = [request(number, **body) | {"custom_id": name} for number, (name, body) in enumerate(bodies.items())]
+    source = write_lines(tmp_path / "in.jsonl", lines)
+    assert flyweight.batch(source, tmp_path / "out.jsonl", model=folder).failed == 1
+    results = {result["custom_id"]: result for result in read_results(tmp_path / "out.jsonl")}
+    assert "allowed_token_ids names token 9999" in results.pop("absent")["error"]["message"]
+    found = {name: result["response"]["body"] for name, result in results.items()}
+    texts = {name: body["choices"][0]["text"] for name, body in found.items()}
+    assert set(texts["allowed"].split()) <= {model.token_text(9), model.token_text(11)}
+    assert texts["forbidden"].split()[0] != word
+    assert (texts["shown"].strip(), texts["hidden"]) == (word, "")
+    assert (texts["cut"], found["cut"]["usage"]["prompt_tokens"]) == (texts["short"], 12)
+    assert found["cut"]["choices"][0]["prompt_logprobs"] == found["short"]["choices"][0]["prompt_logprobs"]
+    assert found["room"]["usage"] == {
+        "prompt_tokens": model.context_length - 5,
+        "completion_tokens": 5,
+        "total_tokens": model.context_length,
+    }
+    of_prompts = [choice["prompt_logprobs"] for choice in found["scored"]["choices"]]
+    assert of_prompts[0] == of_prompts[1] != of_prompts[2] == of_prompts[3]
+    assert str(model.encode("w4 w5")[-1]) in of_prompts[2][-1]
+    ids = model.encode("w1 w2 w3")
+    logits = np.concatenate([rows for _, _, rows in model.score([ids])]).astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert len(of_prompts[0]) == len(ids)
+    for place, entry in enumerate(of_prompts[0][1:]):
+        assert entry[str(ids[place + 1])]["logprob"] == pytest.approx(expected[place, ids[place + 1]], abs=1e-4)
+        assert sum(one["rank"] is not None and one["rank"] <= 2 for one in entry.values()) == 2
 
 
 KILLED = """

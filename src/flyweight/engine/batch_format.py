@@ -10,12 +10,20 @@ from typing import Any
 
 from flyweight.engine.generation import Completion
 from flyweight.engine.grammar.spec import ConstraintSpec, constraint_of
+from flyweight.engine.log_probabilities import (
+    chat_log_probabilities,
+    prompt_log_probabilities,
+    text_log_probabilities,
+)
+from flyweight.engine.prompts import check_truncation
+from flyweight.engine.sampling import TokenLogProbability
 from flyweight.engine.sampling_options import SamplingOptions
 from flyweight.errors import UsageError, nearest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LINE_FIELDS = ("custom_id", "method", "url", "body")
 MOST_ANSWERS = 64
+MOST_LISTED = 20
 LONGEST_CUSTOM_ID = 512
 
 SAMPLING_FIELDS = (
@@ -29,18 +37,24 @@ SAMPLING_FIELDS = (
     "repetition_penalty",
     "min_tokens",
     "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
 )
 SHARED_FIELDS = (
     *SAMPLING_FIELDS,
+    "stop_token_ids",
+    "allowed_token_ids",
+    "bad_words",
     "model",
     "max_tokens",
     "stop",
-    "stop_token_ids",
     "logit_bias",
     "n",
     "user",
     "metadata",
     "structured_outputs",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
 )
 CHAT_FIELDS = (
     *SHARED_FIELDS,
@@ -83,6 +97,10 @@ class BatchRequest:
         options: for every prompt, ``num_answers`` times.
         constraint: what every answer must look like.
         model: the name in the body, which is repeated in the answer and otherwise not used.
+        prompt_logprobs: report the log probability of every token of the prompts behind the first, and of so many of
+            the most likely in its place.
+        truncate_prompt_tokens: keep so many of the last tokens of each prompt; -1 for as many as leave room for the
+            answer; None refuses a prompt that does not fit.
     """
 
     custom_id: str
@@ -92,6 +110,8 @@ class BatchRequest:
     options: SamplingOptions
     num_answers: int
     constraint: ConstraintSpec | None = None
+    prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
 
 
 def parse_line(text: str, *, max_tokens: int) -> BatchRequest:
@@ -132,7 +152,8 @@ def _request(line: Mapping[str, Any], custom_id: str, max_tokens: int) -> BatchR
     for name, allowed in OFF_ONLY.items():
         if body.get(name) is not None and body[name] not in allowed:
             raise LineError(f"{name}={body[name]!r} is not supported in a batch; leave it out", param=name)
-    num_answers = _integer(body, "n", 1, MOST_ANSWERS, 1)
+    num_answers = _integer(body, "n", 1, MOST_ANSWERS) or 1
+    check_truncation(body.get("truncate_prompt_tokens"))
     options = _options(body, is_chat, max_tokens)
     prompts = (_messages(body),) if is_chat else _prompts(body)
     return BatchRequest(
@@ -143,25 +164,33 @@ def _request(line: Mapping[str, Any], custom_id: str, max_tokens: int) -> BatchR
         options=options,
         num_answers=num_answers,
         constraint=constraint_of(body.get("response_format"), body.get("structured_outputs")),
+        prompt_logprobs=_integer(body, "prompt_logprobs", 0, MOST_LISTED),
+        truncate_prompt_tokens=body.get("truncate_prompt_tokens"),
     )
 
 
 def _options(body: Mapping[str, Any], is_chat: bool, max_tokens: int) -> SamplingOptions:
     given = {name: body[name] for name in SAMPLING_FIELDS if body.get(name) is not None}
-    if not isinstance(given.get("ignore_eos", False), bool):
-        raise LineError(f"ignore_eos={given['ignore_eos']!r} is not a boolean", param="ignore_eos")
+    if given.get("top_k") == -1:
+        given["top_k"] = 0  # the server takes both for "from all tokens"
+    if body.get("allowed_token_ids") == []:
+        raise LineError(
+            "allowed_token_ids=[] would allow nothing; name at least one token, or leave it out",
+            param="allowed_token_ids",
+        )
     limits = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
     if len(limits) == 2 and body[limits[0]] != body[limits[1]]:
         raise LineError("max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
     stop = body.get("stop") or []
-    stop_token_ids = body.get("stop_token_ids") or []
-    if not isinstance(stop, (str, list)) or not isinstance(stop_token_ids, list):
-        raise LineError("stop must be a text or a list of texts, stop_token_ids a list of ids", param="stop")
+    if not isinstance(stop, (str, list)):
+        raise LineError(f"stop={stop!r} is not possible; stop must be a text or a list of texts", param="stop")
     return SamplingOptions(
         **given,
         max_tokens=body[limits[0]] if limits else max_tokens,
+        stop_token_ids=_list(body, "stop_token_ids"),
+        allowed_token_ids=_list(body, "allowed_token_ids"),
+        bad_words=_list(body, "bad_words"),
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        stop_token_ids=tuple(stop_token_ids),
         logit_bias=_logit_bias(body.get("logit_bias") or {}),
         logprobs=_logprobs(body, is_chat),
     )
@@ -176,12 +205,12 @@ def _logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
 def _logprobs(body: Mapping[str, Any], is_chat: bool) -> int | None:
     given = body.get("logprobs")
     if not is_chat:
-        return None if given is None else _integer(body, "logprobs", 0, 20, 0)
+        return _integer(body, "logprobs", 0, MOST_LISTED)
     if given is not None and not isinstance(given, bool):
         raise LineError(f"logprobs={given!r} is not a boolean; top_logprobs says how many", param="logprobs")
     if body.get("top_logprobs") is not None and not given:
         raise LineError("top_logprobs needs logprobs=true", param="top_logprobs")
-    return _integer(body, "top_logprobs", 0, 20, 0) if given else None
+    return (_integer(body, "top_logprobs", 0, MOST_LISTED) or 0) if given else None
 
 
 def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -214,10 +243,19 @@ def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], what: str) -
             raise LineError(f"{what} has an unknown field {name!r}{nearest(name, known)}", param=name)
 
 
-def _integer(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+def _list(body: Mapping[str, Any], name: str) -> tuple[Any, ...]:
     value = body.get(name)
     if value is None:
-        return default
+        return ()
+    if not isinstance(value, list):
+        raise LineError(f"{name}={value!r} is not a list", param=name)
+    return tuple(value)
+
+
+def _integer(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise LineError(f"{name}={value!r} is not allowed; choose {low} to {high}", param=name)
     return value
@@ -241,28 +279,39 @@ def answer_line(
     *,
     created: int,
     token: Callable[[int], str],
+    prompt_scores: Sequence[Sequence[TokenLogProbability]] = (),
 ) -> dict[str, Any]:
     """The output line of a request that was answered.
 
     Args:
         completions: prompt by prompt, answer by answer.
         token: the text of a token, for log probabilities.
+        prompt_scores: for each prompt the scores of its tokens behind the first, where the request wants them.
     """
     usage = [completion.usage for completion in completions]
     prompt_tokens = sum(one.prompt_tokens for one in usage[:: request.num_answers])
     completion_tokens = sum(one.completion_tokens for one in usage)
-    body = {
+    choices = [_choice(place, one, request, token) for place, one in enumerate(completions)]
+    body: dict[str, Any] = {
         "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{number}",
         "object": "chat.completion" if request.is_chat else "text_completion",
         "created": created,
         "model": request.model,
-        "choices": [_choice(place, one, request, token) for place, one in enumerate(completions)],
+        "choices": choices,
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
         },
     }
+    if request.prompt_logprobs is not None:
+        # Where the server has them: a conversation is one prompt, each choice of a completion may have its own.
+        written = [prompt_log_probabilities(one, token, listed=request.prompt_logprobs) for one in prompt_scores]
+        if request.is_chat:
+            body["prompt_logprobs"] = written[0]
+        else:
+            for place, choice in enumerate(choices):
+                choice["prompt_logprobs"] = written[place // request.num_answers]
     return _line(number, request.custom_id, 200, body, None)
 
 
@@ -281,37 +330,13 @@ def _line(
 
 def _choice(place: int, completion: Completion, request: BatchRequest, token: Callable[[int], str]) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": place, "finish_reason": completion.finish_reason, "logprobs": None}
-    if request.options.logprobs is not None:
-        describe = _chat_log_probabilities if request.is_chat else _text_log_probabilities
-        choice["logprobs"] = describe(completion, token)
+    found, listed = completion.log_probabilities, request.options.logprobs
+    if listed is not None:
+        choice["logprobs"] = (
+            chat_log_probabilities(found, token)
+            if request.is_chat
+            else text_log_probabilities(found, token, offset=0, listed=listed)
+        )
     if request.is_chat:
         return choice | {"message": {"role": "assistant", "content": completion.text}}
     return choice | {"text": completion.text}
-
-
-def _chat_log_probabilities(completion: Completion, token: Callable[[int], str]) -> dict[str, Any]:
-    def entry(token_id: int, log_probability: float) -> dict[str, Any]:
-        text = token(token_id)
-        # A token that is part of a character has no text of its own.
-        return {
-            "token": text,
-            "logprob": log_probability,
-            "bytes": None if "\ufffd" in text else list(text.encode("utf-8")),
-        }
-
-    return {
-        "content": [
-            entry(one.token, one.log_probability) | {"top_logprobs": [entry(*pair) for pair in one.top]}
-            for one in completion.log_probabilities
-        ]
-    }
-
-
-def _text_log_probabilities(completion: Completion, token: Callable[[int], str]) -> dict[str, Any]:
-    texts = [token(one.token) for one in completion.log_probabilities]
-    return {
-        "tokens": texts,
-        "token_logprobs": [one.log_probability for one in completion.log_probabilities],
-        "top_logprobs": [{token(name): value for name, value in one.top} for one in completion.log_probabilities],
-        "text_offset": [sum(map(len, texts[:place])) for place in range(len(texts))],
-    }

@@ -6,7 +6,7 @@ finished is kept by ``batch_files``; here is only the run.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from flyweight.engine.generation import Answer, Asked, Completion
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
 from flyweight.engine.preparing import WeightOptions
+from flyweight.engine.prompts import Prompt, tokens_kept
 from flyweight.engine.request import Event
+from flyweight.engine.sampling import TokenLogProbability
 from flyweight.engine.speculation.choice import SpeculationChoice
+from flyweight.engine.token_text import TokenText
 from flyweight.errors import FlyweightError, UsageError
 from flyweight.kernels import KVDtype
 from flyweight.progress import Progress, Silent
@@ -197,6 +200,7 @@ class _OpenLine:
     answers: list[Answer]
     open: dict[int, int] = field(default_factory=dict)
     completions: dict[int, Completion] = field(default_factory=dict)
+    prompt_scores: dict[int, tuple[TokenLogProbability, ...]] = field(default_factory=dict)
 
 
 class _Run:
@@ -204,6 +208,7 @@ class _Run:
 
     def __init__(self, model: LanguageModel, record: BatchRecord, progress: Progress) -> None:
         self._model = model
+        self._tokens = TokenText(model)
         self._engine = model.engine
         self._record = record
         self._progress = progress
@@ -230,15 +235,27 @@ class _Run:
 
     def _put(self, number: int, request: BatchRequest) -> None:
         try:
-            asked = [
-                self._model.ask(prompt, request.options, constraint=request.constraint, samples=request.num_answers)
-                for prompt in request.prompts
-            ]
+            asked = [self._ask(prompt, request) for prompt in request.prompts]
             line = _OpenLine(number=number, request=request, answers=[])
             for one in asked:
                 self._add(line, one)
         except UsageError as error:
             self._fail(number, request.custom_id, error)
+
+    def _ask(self, prompt: Prompt, request: BatchRequest) -> Asked:
+        ids = self._model.encode(prompt)
+        kept = tokens_kept(
+            request.truncate_prompt_tokens,
+            context_length=self._model.context_length,
+            max_tokens=request.options.max_tokens,
+        )
+        asked = self._model.ask(
+            ids if kept is None else ids[-kept:],
+            request.options,
+            constraint=request.constraint,
+            samples=request.num_answers,
+        )
+        return replace(asked, request=replace(asked.request, prompt_logprobs=request.prompt_logprobs))
 
     def _add(self, line: _OpenLine, asked: Asked) -> None:
         try:
@@ -260,6 +277,8 @@ class _Run:
         place = line.open[event.id]
         answer = line.answers[place]
         answer.read(event)
+        if event.prompt_log_probabilities:  # come once, with the first news of a prompt's first answer
+            line.prompt_scores[place // line.request.num_answers] = event.prompt_log_probabilities
         if not answer.is_finished:
             return
         result = event.record if event.record is not None else self._engine.abort(event.id)
@@ -272,7 +291,12 @@ class _Run:
     def _finish(self, line: _OpenLine) -> None:
         completions = [line.completions[place] for place in range(len(line.answers))]
         result = answer_line(
-            line.number, line.request, completions, created=self._created, token=self._model.token_text
+            line.number,
+            line.request,
+            completions,
+            created=self._created,
+            token=self._tokens.label,
+            prompt_scores=[line.prompt_scores.get(place, ()) for place in range(len(line.request.prompts))],
         )
         self.prompt_tokens += result["response"]["body"]["usage"]["prompt_tokens"]
         self.completion_tokens += result["response"]["body"]["usage"]["completion_tokens"]

@@ -1,4 +1,7 @@
-"""What a prompt may be, and its token ids: a text, a conversation, or ids as they are. It knows no model."""
+"""What a prompt may be, its token ids, and how many of them are kept where a request has it cut.
+
+It knows no model.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +26,27 @@ def encode_prompt(tokenizer: Tokenizer | None, prompt: Prompt) -> list[int]:
         raise UsageError("a prompt is a string, a list of token ids, or a list of messages with role and content")
     assert tokenizer is not None
     return tokenizer.encode_chat([message for message in prompt if isinstance(message, Mapping)])
+
+
+def check_truncation(wanted: int | None) -> None:
+    """Raise UsageError where ``truncate_prompt_tokens`` is no number of tokens, nor -1 or None."""
+    if wanted is None:
+        return
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not (wanted == -1 or 1 <= wanted < 2**31):
+        raise UsageError(
+            f"truncate_prompt_tokens={wanted!r} is not possible; choose 1 or more, or -1 for what leaves room for the "
+            "answer"
+        )
+
+
+def tokens_kept(wanted: int | None, *, context_length: int, max_tokens: int) -> int | None:
+    """How many of a prompt's last tokens are kept; None for all.
+
+    Args:
+        wanted: what ``truncate_prompt_tokens`` says; -1 for as many as leave room for ``max_tokens`` more, but one at
+            least.
+    """
+    return max(1, context_length - max_tokens) if wanted == -1 else wanted
 
 
 def is_ids(prompt: Prompt) -> bool:

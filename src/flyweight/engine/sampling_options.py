@@ -95,6 +95,9 @@ class SamplingOptions:
         _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1, "1 or more")
         _check_integer("min_tokens", self.min_tokens, 0, self.max_tokens, f"0 to max_tokens={self.max_tokens}")
         _check_integer("logprobs", self.logprobs, 0, 20, "0 to 20 most likely tokens")
+        _check_boolean("ignore_eos", self.ignore_eos)
+        _check_boolean("include_stop_str_in_output", self.include_stop_str_in_output)
+        _check_boolean("skip_special_tokens", self.skip_special_tokens)
         _check_count("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS)
         for token in self.stop_token_ids:
             _check_integer("stop_token_ids", token, 0, 2**31 - 1, "token ids from 0 on")
@@ -182,6 +185,11 @@ def _check_integer(name: str, value: int | None, low: int, high: int, allowed: s
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UsageError(f"{name}={value!r} is not allowed; choose {allowed}")
+
+
+def _check_boolean(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is not a boolean; choose true or false")
 
 
 def _check_count(name: str, values: Collection[object], most: int) -> None:

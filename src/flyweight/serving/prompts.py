@@ -9,6 +9,7 @@ from flyweight.engine.constraint import ConstraintFactory
 from flyweight.engine.generation import Asked
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
+from flyweight.engine.prompts import tokens_kept
 from flyweight.errors import CheckpointError, FlyweightError, UsageError
 from flyweight.serving.api_errors import CONTEXT_LENGTH, ApiError
 from flyweight.serving.asks import Ask, Conversation, Prompt, Text, TokenIds
@@ -125,7 +126,9 @@ def _prepare_one(
     if ask.truncate_prompt_tokens is not None:
         most = max(most, limits.tokenized_characters)  # what is longer may be cut to fit
     text, ids = encode(model, prompt, most_characters=most)  # what is longer cannot fit
-    kept = _tokens_kept(model, ask)
+    kept = tokens_kept(
+        ask.truncate_prompt_tokens, context_length=model.context_length, max_tokens=max(1, ask.max_tokens or 1)
+    )
     if kept is not None and len(ids) > kept:
         text, ids = None, ids[-kept:]
     param = "messages" if isinstance(prompt, Conversation) else "prompt" if place is None else f"prompt[{place}]"
@@ -150,13 +153,6 @@ def _prepare_one(
         constraint=constraint,
     )
     return Prepared(text=text, ids=ids, asked=Asked(request=request, answers=asked.answers), max_tokens=wanted)
-
-
-def _tokens_kept(model: LanguageModel, ask: Ask) -> int | None:
-    """How many of a prompt's last tokens the request keeps; None for all."""
-    if ask.truncate_prompt_tokens != -1:
-        return ask.truncate_prompt_tokens
-    return max(1, model.context_length - max(1, ask.max_tokens or 1))
 
 
 def compile_constraint(model: LanguageModel, spec: ConstraintSpec) -> ConstraintFactory:

@@ -16,6 +16,7 @@ from flyweight.engine.engine import Engine
 from flyweight.engine.grammar.spec import ConstraintSpec
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.metrics import EngineMetrics
+from flyweight.engine.token_text import TokenText
 from flyweight.serving.answers import Answers
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.asks import Ask, EmbeddingAsk, Prompt
@@ -28,7 +29,6 @@ from flyweight.serving.observation import GrammarCompiled, Observers, tell
 from flyweight.serving.open_answers import OpenAnswers
 from flyweight.serving.open_embeddings import Embedded, OpenEmbeddings, embedder_for
 from flyweight.serving.prompts import compile_constraint, encode, prepare
-from flyweight.serving.token_text import TokenText
 from flyweight.serving.tools.registry import tool_format_for
 
 T = TypeVar("T")

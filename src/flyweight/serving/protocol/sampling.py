@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from flyweight.engine.prompts import check_truncation
 from flyweight.engine.sampling_options import (
     MAX_ALLOWED_TOKENS,
     MAX_BAD_WORDS,
@@ -133,13 +134,10 @@ class GenerationBody(Body):
                 "special tokens are written without spaces between them; leave spaces_between_special_tokens out",
                 param="spaces_between_special_tokens",
             )
-        if self.truncate_prompt_tokens == 0:
-            raise ApiError(
-                400,
-                "truncate_prompt_tokens=0 would leave nothing of the prompt; choose 1 or more, or -1 for what leaves "
-                "room for the answer",
-                param="truncate_prompt_tokens",
-            )
+        try:
+            check_truncation(self.truncate_prompt_tokens)
+        except UsageError as error:
+            raise ApiError(400, str(error), param="truncate_prompt_tokens") from error
         if self.prompt_logprobs is not None and self.stream:
             raise ApiError(
                 400, "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from flyweight.engine.generation import Completion
+from flyweight.engine.log_probabilities import chat_log_probabilities, prompt_log_probabilities
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.asks import Ask
 from flyweight.serving.calls import Calling, read_calling
@@ -17,7 +18,6 @@ from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import ChatBody
-from flyweight.serving.protocol.log_probabilities import chat_log_probabilities, prompt_log_probabilities
 from flyweight.serving.protocol.schemas import CHAT_COMPLETION, schema_of
 from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService

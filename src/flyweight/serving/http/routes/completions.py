@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from flyweight.engine.log_probabilities import prompt_log_probabilities, text_log_probabilities
 from flyweight.engine.sampling import TokenLogProbability
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.asks import Ask
@@ -17,7 +18,6 @@ from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.completions import CompletionBody
-from flyweight.serving.protocol.log_probabilities import prompt_log_probabilities, text_log_probabilities
 from flyweight.serving.protocol.schemas import TEXT_COMPLETION, schema_of
 from flyweight.serving.protocol.structure import read_constraint
 from flyweight.serving.service import ModelService

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from flyweight.engine.generation import Completion
+from flyweight.engine.log_probabilities import chat_log_probabilities
 from flyweight.serving.answers import AnswerPiece, Answers
 from flyweight.serving.api_errors import ApiError
 from flyweight.serving.asks import Ask, Conversation
@@ -21,7 +22,6 @@ from flyweight.serving.http.sse import event
 from flyweight.serving.http.state import ServerState, owner_of, request_id_of, state_of
 from flyweight.serving.http.waiting import unless_left
 from flyweight.serving.protocol.chat import read_arguments
-from flyweight.serving.protocol.log_probabilities import chat_log_probabilities
 from flyweight.serving.protocol.responses import FunctionChoice, ResponseBody, with_instructions
 from flyweight.serving.protocol.schemas import INTEGER, OPTIONAL_TEXT, TEXT, listed, optional, record, schema_of
 from flyweight.serving.protocol.structure import read_constraint
