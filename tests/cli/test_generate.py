@@ -11,6 +11,7 @@ import pytest
 
 from flyweight import demo_model
 from flyweight.cli import main
+from flyweight.tokenizer import Tokenizer
 from tests.support.checkpoints import tiny_llama_config, write_tiny_llama, write_word_tokenizer
 
 
@@ -33,6 +34,16 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 def answer_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     assert main(["generate", *arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_the_tokenizer_is_read_once(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    opened = Tokenizer.open
+    monkeypatch.setattr(Tokenizer, "open", lambda path: read.append(path) or opened(path))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main([verb, str(demo_model.model_path()), *(["w3"] if verb == "generate" else [])]) == 0
+    assert len(read) == 1
 
 
 def test_the_answer_streams_to_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
 from flyweight.engine.options import EngineOptions
+from flyweight.engine.request import Request
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.scheduler import SchedulerPolicy
 from flyweight.errors import CheckpointError, ResourceError, UnsupportedModelError, UsageError
@@ -221,6 +222,25 @@ def test_prompts_are_refused_before_anything_is_computed(model: LanguageModel, m
         next(iter(model.score([[5] * 129])))
     with pytest.raises(UsageError, match="no tokens"):
         model.stream([])
+
+
+def test_a_lazy_tokenizer_is_read_for_text_and_not_for_ids(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
+        load(tmp_path)
+    model = load(tmp_path, tokenizer="lazy")
+    assert next(model.score([[1, 2, 3]]))[2].shape == (3, model.spec.vocab_size)
+    options = SamplingOptions(max_tokens=2).with_defaults(model.default_options)
+    model.engine.add(Request(token_ids=(1, 2, 3), options=options))
+    assert [len(event.token_ids) for event in [*model.engine.step(), *model.engine.step()]] == [1, 1]
+    for use in (lambda: model.encode("hello"), lambda: model.generate([[1, 2]]), lambda: model.stop_ids):
+        with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
+            use()
+    write_word_tokenizer(tmp_path)
+    model = load(tmp_path, tokenizer="lazy")
+    assert model.stop_ids == load(tmp_path).stop_ids
+    assert last(model, "w3 w4", GREEDY).text == last(load(tmp_path), "w3 w4", GREEDY).text
 
 
 def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:

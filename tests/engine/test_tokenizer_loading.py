@@ -1,4 +1,4 @@
-"""The tokenizer read by a thread of its own: what comes back, and what goes wrong there."""
+"""When the tokenizer is read: what comes back, and where what goes wrong is said."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from flyweight.demo_model import model_path
 from flyweight.engine.tokenizer_loading import TokenizerLoading
-from flyweight.errors import CheckpointError
+from flyweight.errors import CheckpointError, UsageError
 from flyweight.tokenizer import Tokenizer
 
 
@@ -28,3 +28,22 @@ def test_what_fails_in_the_thread_is_raised_where_the_result_is_asked_for(tmp_pa
     for _ in range(2):
         with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
             loading.result()
+
+
+def test_a_lazy_one_is_read_when_it_is_first_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    loading = TokenizerLoading(tmp_path, "lazy")
+    (tmp_path / "tokenizer.json").write_bytes((model_path() / "tokenizer.json").read_bytes())
+    tokenizer = loading.result()
+    assert tokenizer is not None
+    assert tokenizer is loading.result()
+
+
+def test_one_that_was_read_before_is_taken(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.open(model_path())
+    assert TokenizerLoading(tmp_path, tokenizer).result() is tokenizer
+
+
+def test_another_choice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tokenizer='later' is unknown; choose eager, lazy or a Tokenizer"):
+        TokenizerLoading(tmp_path, "later")  # type: ignore[arg-type]

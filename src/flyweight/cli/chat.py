@@ -77,7 +77,8 @@ def chat(
     """
     checkpoint = Checkpoint.open(model)
     read_spec(checkpoint.config)
-    Tokenizer.open(checkpoint.folder).render_chat([{"role": "user", "content": "Hello"}])  # refuses before the loading
+    tokenizer = Tokenizer.open(checkpoint.folder)
+    tokenizer.render_chat([{"role": "user", "content": "Hello"}])  # refuses before the loading
     loaded = load(
         checkpoint,
         compute=compute,
@@ -87,6 +88,7 @@ def chat(
         engine=EngineOptions(prefix_caching=prefix_caching),
         batch_invariant=batch_invariant,
         weights=weights,
+        tokenizer=tokenizer,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:

@@ -133,6 +133,7 @@ def generate(
         batch_invariant=batch_invariant,
         weights=weights,
         speculate=speculate,
+        tokenizer=tokenizer,
         progress=Bar() if sys.stderr.isatty() else Silent(),
     )
     if stats:

@@ -5,6 +5,7 @@ are stored or which backend computes.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.scheduler import StepBudget
 from flyweight.engine.scoring import Scorer, rows_at_once
 from flyweight.engine.speculation.acceptance import accept_by_ratio
+from flyweight.engine.tokenizer_loading import TokenizerLoading
 from flyweight.errors import CheckpointError, UsageError
 from flyweight.formats.base import Array
 from flyweight.models.spec import ModelSpec
@@ -53,7 +55,6 @@ class LanguageModel:
         checkpoint: where it came from.
         context_length: tokens that a prompt and its answer may have together.
         default_options: what generation_config.json asks for.
-        stop_ids: tokens that end an answer, as ``read_stop_ids`` finds them.
         description: lines that say which kernels, formats, compute types and engine options are in use.
     """
 
@@ -62,11 +63,11 @@ class LanguageModel:
         *,
         spec: ModelSpec,
         checkpoint: Checkpoint,
-        tokenizer: Tokenizer | None,
+        tokenizer: TokenizerLoading,
         runner: Runner,
         cache: KVCache,
         default_options: SamplingOptions,
-        stop_ids: frozenset[int],
+        read_stop_ids: Callable[[Tokenizer | None], frozenset[int]],
         description: tuple[str, ...],
         engine_options: EngineOptions,
         make_proposer: Callable[[], Proposer] | None = None,
@@ -75,9 +76,9 @@ class LanguageModel:
         self.checkpoint = checkpoint
         self.context_length = min(spec.max_positions, cache.num_blocks * cache.block_size)
         self.default_options = default_options
-        self.stop_ids = stop_ids
         self.description = description
         self._tokenizer = tokenizer
+        self._read_stop_ids = read_stop_ids
         self._runner = runner
         self._block_size, self._num_blocks = cache.block_size, cache.num_blocks
         self._kv_dtype = cache.dtype
@@ -132,12 +133,26 @@ class LanguageModel:
         Raises:
             CheckpointError: when the checkpoint has none; token ids still work.
         """
-        if self._tokenizer is None:
+        found = self._tokenizer.result()
+        if found is None:
             raise CheckpointError(
                 f"{self.checkpoint.folder} has no tokenizer.json, so it takes token ids only; "
                 "copy the tokenizer files of the model into the folder"
             )
-        return self._tokenizer
+        return found
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, as ``engine.stop_ids.read_stop_ids`` finds them."""
+        return self._read_stop_ids(self._tokenizer.result())
+
+    def read_text_files(self) -> None:
+        """Read the tokenizer and what ends an answer now, where they are not yet.
+
+        Raises:
+            CheckpointError: when a file cannot be read, or names an end that is no token.
+        """
+        _ = self.stop_ids  # made of both, and kept
 
     @property
     def cache_sizes(self) -> CacheSizes:
@@ -152,7 +167,8 @@ class LanguageModel:
     @property
     def has_chat_template(self) -> bool:
         """Whether it takes conversations."""
-        return self._tokenizer is not None and self._tokenizer.has_chat_template
+        found = self._tokenizer.result()
+        return found is not None and found.has_chat_template
 
     @property
     def grammars(self) -> "GrammarCompiler":
@@ -178,9 +194,8 @@ class LanguageModel:
 
     def token_text(self, token_id: int) -> str:
         """A token as text, special ones too; its number where there is no tokenizer."""
-        if self._tokenizer is None:
-            return str(token_id)
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+        found = self._tokenizer.result()
+        return str(token_id) if found is None else found.decode([token_id], skip_special_tokens=False)
 
     def forward(self, batch: Batch) -> Array:
         """Logits float32 (outputs, vocab_size) of the batch's ``output_rows``, of which there may be none."""
@@ -241,7 +256,7 @@ class LanguageModel:
         Raises:
             UsageError: when it does not fit into the context or holds an id that the model does not have.
         """
-        ids = encode_prompt(self._tokenizer if is_ids(prompt) else self.tokenizer, prompt)
+        ids = encode_prompt(None if is_ids(prompt) else self.tokenizer, prompt)
         self._check_ids(ids)
         return ids
 
@@ -370,10 +385,9 @@ class LanguageModel:
 
     def _answer(self, prompt: list[int], options: SamplingOptions, shown: Sequence[str]) -> Answer:
         detokenizer = None
-        if self._tokenizer is not None:
-            detokenizer = self._tokenizer.detokenizer(
-                prompt, shown=shown, skip_special_tokens=options.skip_special_tokens
-            )
+        found = self._tokenizer.result()
+        if found is not None:
+            detokenizer = found.detokenizer(prompt, shown=shown, skip_special_tokens=options.skip_special_tokens)
         return Answer(options.stop, detokenizer, includes_stop=options.include_stop_str_in_output)
 
     def _check_ids(self, ids: Sequence[int]) -> None:

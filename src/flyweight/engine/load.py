@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from flyweight.engine.speculation.choice import SpeculationChoice
 from flyweight.engine.speculation.draft_model import DraftModel, vocabulary_mismatch
 from flyweight.engine.speculation.prompt_lookup import PromptLookup
 from flyweight.engine.stop_ids import read_stop_ids
-from flyweight.engine.tokenizer_loading import TokenizerLoading
+from flyweight.engine.tokenizer_loading import TokenizerChoice, TokenizerLoading
 from flyweight.errors import ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.kernels import KV_DTYPES, KVDtype
@@ -62,6 +63,7 @@ def load(
     engine: EngineOptions | None = None,
     batch_invariant: bool = False,
     speculate: str = "off",
+    tokenizer: TokenizerChoice = "eager",
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a checkpoint for running.
@@ -89,6 +91,9 @@ def load(
             same without it, though not to the bit.
         speculate: guess tokens ahead and verify them, which changes the speed and not the answers: ``prompt-lookup``
             from the request's own text, or ``draft:PATH`` by a smaller model of the same vocabulary; ``off`` not.
+        tokenizer: ``eager``: read beside the weights. ``lazy``: read when text is first wanted, for who gives token ids
+            to ``engine``, ``forward`` or ``score`` and never needs it; what is wrong with it shows then. A limit on
+            memory and the trial of a narrow KV cache still read it at once. Or the checkpoint's own, read before.
 
     Raises:
         CheckpointError: when files are missing or damaged.
@@ -110,7 +115,7 @@ def load(
             f"speculate={speculate!r} is not possible for this model: its rotary frequencies follow the length of the "
             "sequence, so a wrong guess cannot be taken back; choose off"
         )
-    tokenizer_loading = TokenizerLoading(checkpoint.folder)
+    tokenizer_loading = TokenizerLoading(checkpoint.folder, tokenizer)
     stored = Weights.open(checkpoint, spec)
     options = weights if weights is not None else WeightOptions()
     kv_type = chosen_kv_dtype(kv_dtype, base_compute(spec, stored, compute))
@@ -155,19 +160,21 @@ def load(
         shared += f", speculation by {speculate}"
     log.info(shared)
     description = (machine, what, *lines, shared)
-    tokenizer = tokenizer_loading.result()
-    return LanguageModel(
+    language_model = LanguageModel(
         spec=spec,
         checkpoint=checkpoint,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer_loading,
         runner=BatchInvariant(runner) if batch_invariant else runner,
         cache=cache,
         default_options=SamplingOptions.from_generation_config(generation_config),
-        stop_ids=read_stop_ids(spec, generation_config, tokenizer),
+        read_stop_ids=partial(read_stop_ids, spec, generation_config),
         description=description,
         engine_options=engine_options,
         make_proposer=_proposer_maker(speculation, checkpoint, spec, compute, kv_dtype, progress),
     )
+    if tokenizer != "lazy":
+        language_model.read_text_files()
+    return language_model
 
 
 def _proposer_maker(
@@ -186,7 +193,7 @@ def _proposer_maker(
     assert speculation.draft_model is not None
     draft_checkpoint = Checkpoint.open(speculation.draft_model)
     _check_same_vocabulary(checkpoint, draft_checkpoint)
-    draft = load(draft_checkpoint, compute=compute, kv_dtype=kv_dtype, progress=progress)
+    draft = load(draft_checkpoint, compute=compute, kv_dtype=kv_dtype, tokenizer="lazy", progress=progress)
     # Refuse now what the first request would meet.
     if draft.spec.vocab_size != spec.vocab_size:
         raise UsageError(vocabulary_mismatch(spec.vocab_size, draft.spec.vocab_size))

@@ -1,24 +1,41 @@
-"""A tokenizer read beside other work: its library lets go of the interpreter's lock, and a large one takes a while.
+"""When a model's tokenizer is read: beside other work, when it is first wanted, or before.
 
-It knows neither what else is being loaded nor what the tokenizer is for.
+Its library lets go of the interpreter's lock, and a large file takes it a while. This knows neither what else is being
+loaded nor what the tokenizer is for.
 """
 
 import threading
 from pathlib import Path
+from typing import Literal
 
 from flyweight import kernels
+from flyweight.errors import UsageError
 from flyweight.tokenizer import Tokenizer
+
+TokenizerChoice = Tokenizer | Literal["eager", "lazy"]
 
 
 class TokenizerLoading:
-    """The tokenizer of ``folder``, if it has one, being read by a thread of its own from now on."""
+    """The tokenizer of ``folder``, if it has one.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        choice: ``eager``: a thread of its own reads it from now on; ``lazy``: it is read when ``result`` is first asked
+            for it; or the tokenizer itself, where it has been read before.
+
+    Raises:
+        UsageError: for another choice.
+    """
+
+    def __init__(self, folder: Path, choice: TokenizerChoice = "eager") -> None:
+        if not isinstance(choice, Tokenizer) and choice not in ("eager", "lazy"):
+            raise UsageError(f"tokenizer={choice!r} is unknown; choose eager, lazy or a Tokenizer")
         self._folder = folder
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer = choice if isinstance(choice, Tokenizer) else None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._read, name="flyweight-tokenizer", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._is_read = self._tokenizer is not None
+        if choice == "eager":
+            threading.Thread(target=self._read, name="flyweight-tokenizer", daemon=True).start()
 
     def result(self) -> Tokenizer | None:
         """Wait for it; None where the folder has no ``tokenizer.json``.
@@ -26,16 +43,22 @@ class TokenizerLoading:
         Raises:
             CheckpointError: when a file cannot be read.
         """
-        self._thread.join()
+        self._read()
         if self._error is not None:
             raise self._error
         return self._tokenizer
 
     def _read(self) -> None:
-        try:
-            if (self._folder / "tokenizer.json").is_file():
-                self._tokenizer = Tokenizer.open(self._folder)
-        except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
-            self._error = error
+        with self._lock:
+            if self._is_read:
+                return
+            try:
+                if (self._folder / "tokenizer.json").is_file():
+                    self._tokenizer = Tokenizer.open(self._folder)
+            except KeyboardInterrupt:
+                raise  # it says nothing about the files
+            except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+                self._error = error
+            self._is_read = True
         # The library parses the file into a tree first, half as large again as the tokenizer, and frees it in crumbs.
         kernels.release_free_memory()

@@ -60,7 +60,9 @@ class Subject:
 
     def model(self) -> LanguageModel:
         if self._model is None:
-            self._model = load(self.checkpoint, compute=self._compute, progress=self._progress)
+            self._model = load(
+                self.checkpoint, compute=self._compute, tokenizer=self.tokenizer, progress=self._progress
+            )
         return self._model
 
     def release(self) -> None:

@@ -19,6 +19,7 @@ class Engine:
             kv_dtype=options["kv_dtype"],
             cache_tokens=options["cache_tokens"],
             weights=WeightOptions(head=options["head"]),
+            tokenizer="lazy",
         )
         self._engine = model.engine
         self.facts = {"version": flyweight.__version__, "settings": "; ".join(model.description)}
