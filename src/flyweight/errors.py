@@ -8,6 +8,7 @@
     │   ├── DataError               calibration or evaluation text that cannot be used
     │   └── ResourceError           memory or disk that would not suffice
     ├── KernelError                 the native side refused (a capability this CPU lacks, a bad setting)
+    ├── NonFiniteError              the model computed NaN or infinity where a token is to be chosen
     └── IntegrityError              accounts that contradict themselves: a fault of this package
 
 This module knows nothing of the rest of the package.
@@ -47,6 +48,11 @@ class ResourceError(UsageError):
 
 class KernelError(FlyweightError):
     """The native side refused: a capability this CPU lacks or a setting it cannot follow."""
+
+
+class NonFiniteError(FlyweightError):
+    """The logits that a token is to be chosen by hold a NaN or no finite maximum: the weights, or the keys and values
+    that were read, are damaged or overflow."""
 
 
 class IntegrityError(FlyweightError):

@@ -28,10 +28,14 @@ class Holder:
         self.num_entered = len(self.blocks)
         pool.share(self.blocks)
 
+    @property
+    def is_cut_off(self) -> bool:
+        return self.num_entered > 0 and not self.pool.is_findable(self.blocks[self.num_entered - 1])
+
     def grow(self) -> None:
         """Fill the next block of its tokens."""
         wanted = contents(self.tokens)
-        if self.num_entered < len(wanted) and self.pool.num_free:
+        if self.num_entered < len(wanted) and self.pool.num_free and not self.is_cut_off:
             self.blocks += self.pool.take(1)
             parent = self.pool.serial(self.blocks[self.num_entered - 1]) if self.num_entered else self.namespace
             self.blocks[-1] = self.pool.enter(self.blocks[-1], parent, wanted[self.num_entered])
@@ -88,11 +92,23 @@ class Accounts(RuleBasedStateMachine):
             holder = self.holders.pop(which % len(self.holders))
             self.pool.release(holder.blocks)
 
+    @rule(which=st.integers(0, 9), place=st.integers(0, 6))
+    def withdraw(self, which: int, place: int) -> None:
+        """Of one of the holder's blocks: neither it nor what follows it is found again."""
+        findable = [(prefix, block) for block, prefix in self.written.items() if self.pool.is_findable(block)]
+        held = [one for one in self.holders if one.num_entered > place and not one.is_cut_off]
+        if held:
+            namespace, tokens = self.prefix(held[which % len(held)], place + 1)
+            self.pool.withdraw([self.pool.serial(held[which % len(held)].blocks[place])])
+            for (of, prefix), block in findable:
+                follows = of == namespace and prefix[: len(tokens)] == tokens
+                assert self.pool.is_findable(block) == (not follows)
+
     @rule()
     def forget(self) -> None:
         self.pool.forget()
         held = {block for holder in self.holders for block in holder.blocks}
-        assert self.pool.num_findable == len(held)
+        assert self.pool.num_findable == sum(map(self.pool.is_findable, held))
 
     @invariant()
     def accounts_agree(self) -> None:

@@ -83,6 +83,9 @@ class BlockPool:
     def is_free(self, block: int) -> bool:
         return self._references[block] == 0
 
+    def is_findable(self, block: int) -> bool:
+        return self._contents[block] is not None
+
     def take(self, count: int) -> list[int]:
         """So many free blocks, held once from now on; their contents are forgotten.
 
@@ -157,14 +160,33 @@ class BlockPool:
         while self._idle:
             self._empty.append(self._evict())
 
+    def withdraw(self, serials: Iterable[int]) -> None:
+        """Let contents, given by their serial numbers, and all that follow them be found no more; those that are gone
+        already do not matter. Who holds their blocks goes on holding them. It looks at every block of the pool."""
+        gone = set(serials)
+        if not gone:
+            return
+        named = sorted((content.serial, block) for block, content in enumerate(self._contents) if content is not None)
+        for serial, block in named:  # what follows a content has a greater number
+            content = self._contents[block]
+            if content is not None and (serial in gone or content.parent in gone):
+                gone.add(serial)
+                self._drop_content(block)
+                if self._references[block] == 0:
+                    del self._idle[block]
+                    self._empty.append(block)
+
     def _evict(self) -> int:
         block, _ = self._idle.popitem(last=False)
+        self._drop_content(block)
+        self._evictions += 1
+        return block
+
+    def _drop_content(self, block: int) -> None:
         content = self._contents[block]
         assert content is not None
         del self._where[content.parent, content.tokens]
         self._contents[block] = None
-        self._evictions += 1
-        return block
 
     def check_integrity(self, holders: Iterable[Sequence[int]] | None = None) -> None:
         """Look for contradictions in the accounts; ``holders`` are the block lists of all who hold any.

@@ -35,7 +35,7 @@ from flyweight.engine.scheduler import (
     StepBudget,
     StepPlan,
 )
-from flyweight.errors import FlyweightError, ResourceError, UsageError
+from flyweight.errors import FlyweightError, NonFiniteError, ResourceError, UsageError
 from flyweight.formats.base import Array
 from flyweight.runtime.batch import Batch
 from flyweight.runtime.sequences import BatchRow, make_batch
@@ -77,9 +77,7 @@ class Engine:
         self._forward = forward
         self._forward_in_parts = forward_in_parts if forward_in_parts is not None else lambda batch: [forward(batch)]
         self._holdings = Holdings(self.pool)
-        self._scheduler = Scheduler(
-            policy if policy is not None else SchedulerPolicy(), num_blocks=num_blocks, block_size=block_size
-        )
+        self._scheduler = Scheduler(policy or SchedulerPolicy(), num_blocks=num_blocks, block_size=block_size)
         self._block_size = block_size
         self._proposer = proposer
         self._acceptance = acceptance
@@ -346,9 +344,13 @@ class Engine:
         turns = [self._turn(chunk, allowed.get(chunk.id)) for chunk in advanced]
         for chunk, chosen in zip(advanced, choose(turns, logits, self._acceptance), strict=True):
             live = self._running[chunk.id]
+            if isinstance(chosen, NonFiniteError) and self._holdings.distrust(live):
+                self._preempt(live)
+                continue
             if isinstance(chosen, FlyweightError):
                 events.append(self._finish(live, (), "error", error=chosen))
                 continue
+            self._holdings.convict(live)
             if chunk.drafts:
                 outcomes.append(self._count_drafts(live, chunk.drafts, len(chosen) - 1))
             events.append(self._extend(live, chosen))

@@ -110,8 +110,9 @@ class Event:
 @dataclass(kw_only=True, slots=True, eq=False)
 class LiveRequest:
     """A request from its arrival to its end. ``known`` begins with the prompt; ``namespace`` is where its contents are
-    looked for and entered, None for nowhere; ``ends`` are the tokens that end it; ``num_entered`` of its blocks are
-    findable."""
+    looked for and entered, None for nowhere; ``ends`` are the tokens that end it; ``num_entered`` of its blocks were
+    made findable. ``written`` and ``suspected`` are serial numbers of contents: those that it has computed, and those
+    of others without which it tries whether its logits are finite."""
 
     id: int
     request: Request
@@ -125,6 +126,8 @@ class LiveRequest:
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     num_entered: int = 0
+    written: list[int] = field(default_factory=list)
+    suspected: tuple[int, ...] = ()
     draft: Draft = NO_DRAFT
     began: float = 0.0
     first_token: float = 0.0

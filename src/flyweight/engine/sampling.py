@@ -18,7 +18,7 @@ from flyweight import kernels
 from flyweight.engine.constraint import AllowedTokens
 from flyweight.engine.logit_edits import LogitEdits
 from flyweight.engine.sampling_options import SamplingOptions
-from flyweight.errors import FlyweightError, UsageError
+from flyweight.errors import NonFiniteError, UsageError
 from flyweight.formats.base import Array
 
 __all__ = ["Sampler", "SamplingOptions", "TokenLogProbability", "choose_tokens", "kept_probabilities"]
@@ -121,7 +121,7 @@ class Sampler:
         """The next token by float32 logits (vocab,), which are left as they are; it is counted as chosen.
 
         Raises:
-            FlyweightError: when the logits hold a NaN or no finite maximum.
+            NonFiniteError: when the logits hold a NaN or no finite maximum.
         """
         return choose_tokens([self], logits[None])[0]
 
@@ -130,7 +130,7 @@ def choose_tokens(samplers: Sequence[Sampler], logits: Array) -> list[int]:
     """One token for each sampler by its row of float32 logits (samplers, vocab), counted as chosen.
 
     Raises:
-        FlyweightError: when a row holds a NaN or no finite maximum; then no token of any row is counted.
+        NonFiniteError: when a row holds a NaN or no finite maximum; then no token of any row is counted.
     """
     rules = [sampler.rule() for sampler in samplers]
     listed = [sampler.options.logprobs for sampler in samplers if sampler.options.logprobs is not None]
@@ -145,7 +145,7 @@ def choose_tokens(samplers: Sequence[Sampler], logits: Array) -> list[int]:
                 "no token can be chosen here: what the request's constraint or allowed_token_ids allow, bad_words, "
                 "min_tokens or the model itself forbid; leave one of them out"
             )
-        raise FlyweightError(
+        raise NonFiniteError(
             "the model's logits are not finite; its weights are damaged or overflow in this compute type: "
             "try compute='float32'"
         )
@@ -176,10 +176,10 @@ def kept_probabilities(logits: Array, rule: kernels.ChoiceRule) -> tuple[Array, 
         int32 tokens in ascending order, and float64 probabilities that sum to 1; with temperature 0 the one largest.
 
     Raises:
-        FlyweightError: when the logits hold a NaN or no finite maximum.
+        NonFiniteError: when the logits hold a NaN or no finite maximum.
     """
     tokens, shares = kernels.kept_shares(logits, rule)
     if len(tokens) == 0:
-        raise FlyweightError("the model's logits are not finite")
+        raise NonFiniteError("the model's logits are not finite")
     probabilities = shares.astype(np.float64)
     return tokens, probabilities / probabilities.sum()
