@@ -154,6 +154,24 @@ def test_who_shares_damaged_blocks_is_answered() -> None:
     assert is_right(ask(engine, PROMPT), PROMPT)
 
 
+def test_who_has_found_sound_blocks_of_a_damaged_request_goes_on() -> None:
+    """It fills more blocks behind those that are withdrawn meanwhile."""
+    engine, model = make()
+    prompt = next(  # of a long answer
+        [*PROMPT[:16], last] for last in range(48) if len(foretold([*PROMPT[:16], last], 12)) == 12
+    )
+    one, other = engine.add(request(prompt, 12)), engine.add(request(prompt, 12))
+    for _ in range(3):
+        engine.step()
+    assert engine._running[one].blocks[:4] == engine._running[other].blocks[:4]
+    model.damaged.add(engine._running[one].blocks[4] * BLOCK_SIZE)
+    events = drain(engine)
+    assert events[one][-1].reason == "error"
+    assert events[other][-1].reason == "length"
+    assert engine.metrics().preemptions == 0
+    assert is_right(ask(engine, PROMPT), PROMPT)
+
+
 class Damages(RuleBasedStateMachine):
     """Steps that damage what they write, among others: an answer may end with an error, but never with a wrong token,
     and when no step is damaged any more everybody is answered."""
