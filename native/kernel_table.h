@@ -77,6 +77,7 @@ struct AttendArguments {
   int64_t window;                 // 0: none
   int64_t keep_first;             // the first keys of a sequence, which a window does not hide
   const float *sinks;             // num_heads: a logit of every softmax that has no value; or null
+  bool batch_invariant;           // the same bits whatever the number of rows
   float *partials;                // room for what tasks leave for attend_merge
 };
 

@@ -11,6 +11,7 @@
 #include "algorithms/attention_codes.inl"
 #endif
 #include "algorithms/attention_expanded.inl"
+#include "algorithms/attention_rounded.inl"
 #include "algorithms/attention.inl"
 #include "algorithms/gptq.inl"
 #include "algorithms/gram.inl"

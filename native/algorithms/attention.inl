@@ -10,34 +10,45 @@ struct AttendPlace {
   float *weight_scales, *weight_offsets;
   float *sums, *largest, *totals;             // of this chunk
   float *merged_sums, *merged_largest, *merged_totals;
-  float *expanded;                            // a tile of keys or values in float32
+  float *expanded;                            // a tile of keys or values in float32, or of both in whole numbers
   bool expands;                               // the task has enough rows for that: queries and weights are then float32
+  bool rounds;                                // it has enough for whole numbers too; what follows is for them alone
+  int16_t *whole_queries;
+  float *tops, *whole_scales, *decays;        // see rescale_rows
+  float *tile_scales;
   bool wide() const { return kExpandedRows > 0 && expands; }
 };
 
 inline bool expands_tiles(const CacheLayout &layout, int64_t rows) { return kExpandedRows > 0 && rows >= kExpandedRows && !is_integer(layout.type); }
 
+inline bool rounds_tiles(const AttendArguments &a, int64_t rows) {
+  return kRoundedRows > 0 && rows >= kRoundedRows && a.layout.type == CacheType::kBfloat16 && !a.batch_invariant;
+}
+
 // Cuts the workspace (or, at null, measures it) for so many rows.
-inline int64_t attend_place(const CacheLayout &layout, int64_t rows, float *base, AttendPlace *place) {
-  const int64_t head = layout.padded_dim;
-  float *weights = nullptr;
-  const int64_t sizes[14] = {rows * head, rows, rows * layout.key_groups, rows * kKeyTile, rows * kKeyTile / 2, rows, rows,
-                             rows * head, rows, rows, rows * head, rows, rows, expands_tiles(layout, rows) ? kKeyTile * head : 0};
-  float **targets[14] = {&place->queries, &place->query_scales, &place->group_sums, &place->scores, &weights, &place->weight_scales,
+inline int64_t attend_place(const AttendArguments &a, int64_t rows, float *base, AttendPlace *place) {
+  const CacheLayout &layout = a.layout;
+  const int64_t head = layout.padded_dim, whole = rounds_tiles(a, rows);
+  float *weights = nullptr, *whole_queries = nullptr;
+  const int64_t sizes[19] = {rows * head, rows, rows * layout.key_groups, rows * kKeyTile, rows * kKeyTile / 2, rows, rows,
+                             rows * head, rows, rows, rows * head, rows, rows, expands_tiles(layout, rows) || whole ? kKeyTile * head : 0,
+                             whole * rows * head / 2, whole * rows, whole * rows, whole * rows, whole * rounded_scales(layout)};
+  float **targets[19] = {&place->queries, &place->query_scales, &place->group_sums, &place->scores, &weights, &place->weight_scales,
                          &place->weight_offsets, &place->sums, &place->largest, &place->totals, &place->merged_sums, &place->merged_largest,
-                         &place->merged_totals, &place->expanded};
+                         &place->merged_totals, &place->expanded, &whole_queries, &place->tops, &place->whole_scales, &place->decays, &place->tile_scales};
   int64_t used = 0;
-  for (int i = 0; i < 14; ++i) {
+  for (int i = 0; i < 19; ++i) {
     if (base) *targets[i] = base + used;
     used += (sizes[i] + 15) / 16 * 16;
   }
-  place->weights = weights, place->expands = expands_tiles(layout, rows);
+  place->weights = weights, place->expands = expands_tiles(layout, rows), place->rounds = whole;
+  place->whole_queries = reinterpret_cast<int16_t *>(whole_queries);
   return used;
 }
 
 inline int64_t attend_workspace(const AttendArguments &a, int64_t max_queries) {
   AttendPlace unused;
-  return attend_place(a.layout, max_queries * (a.num_heads / a.layout.num_kv_heads), nullptr, &unused);
+  return attend_place(a, max_queries * (a.num_heads / a.layout.num_kv_heads), nullptr, &unused);
 }
 
 // Which keys of one tile a row sees: [0, first_end) and [begin, end), first_end <= begin.
@@ -75,6 +86,7 @@ FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace 
     else if (!is_integer(layout.type)) store(floats + i, values);
     biggest = max(biggest, abs(values)), alarm = add(alarm, sub(values, values));
   }
+  if (place.rounds) round_query(a, from, place.whole_queries + row * head, place.query_scales + row);
   if (!is_integer(layout.type)) return;
   const float absmax = largest(biggest);
   const bool finite = sum(alarm) == 0.0f;
@@ -93,19 +105,24 @@ FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace 
   }
 }
 
-// Turns one row of scores into weights of at most 1; returns what old sums are scaled by.
-FLYWEIGHT_INLINE float soften_row(const AttendArguments &a, float *scores, const VisibleKeys &visible, int64_t width, float *largest_so_far) {
+// Caps scores, and hides those that the row does not see.
+FLYWEIGHT_INLINE void hide_scores(const AttendArguments &a, float *scores, const VisibleKeys &visible, int64_t width) {
   const float minus_infinity = -__builtin_inff();
-  if (visible.none()) { // no weight, and no exponential of infinity minus infinity
-    for (int64_t t = 0; t < width; t += 16) store(scores + t, splat(0.0f));
-    return 1.0f;
-  }
   if (a.softcap > 0.0f)
     for (int64_t t = 0; t < width; t += 16)
       store(scores + t, mul(splat(a.softcap), hyperbolic_tangent(div(load(scores + t), splat(a.softcap)))));
   for (int64_t t = visible.first_end; t < visible.begin; ++t) scores[t] = minus_infinity;
   for (int64_t t = visible.end > visible.begin ? visible.end : visible.begin; t < width; ++t) scores[t] = minus_infinity;
-  F32x16 biggest = splat(minus_infinity);
+}
+
+// Turns one row of scores into weights of at most 1; returns what old sums are scaled by.
+FLYWEIGHT_INLINE float soften_row(const AttendArguments &a, float *scores, const VisibleKeys &visible, int64_t width, float *largest_so_far) {
+  if (visible.none()) { // no weight, and no exponential of infinity minus infinity
+    for (int64_t t = 0; t < width; t += 16) store(scores + t, splat(0.0f));
+    return 1.0f;
+  }
+  hide_scores(a, scores, visible, width);
+  F32x16 biggest = splat(-__builtin_inff());
   for (int64_t t = 0; t < width; t += 16) biggest = max(biggest, load(scores + t));
   const float before = *largest_so_far, here = largest(biggest), now = before > here ? before : here;
   for (int64_t t = 0; t < width; t += 16) store(scores + t, exponential(sub(load(scores + t), splat(now))));
@@ -198,6 +215,45 @@ inline void multiply_tile(const CacheLayout &layout, const AttendPlace &place, c
   }
 }
 
+// One tile of keys and values for every row of a task; `visible` says which of its keys a row sees.
+template <class Visible>
+inline void attend_tile(const AttendArguments &a, const AttendPlace &place, const CacheUnits &units, int64_t rows, const Visible &visible) {
+  const CacheLayout &layout = a.layout;
+  const int64_t head = layout.padded_dim, width = units.count * kCacheUnit;
+  multiply_tile(layout, place, units, rows, true);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float factor = soften_row(a, place.scores + row * kKeyTile, visible(row), width, place.largest + row);
+    const float total = place_weights(layout, place, units, row, width);
+    place.totals[row] = place.totals[row] * factor + total;
+    if (factor != 1.0f)
+      for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, mul(load(place.sums + row * head + i), splat(factor)));
+  }
+  multiply_tile(layout, place, units, rows, false);
+}
+
+// The same in whole numbers.
+template <class Visible>
+inline void attend_rounded_tile(const AttendArguments &a, const AttendPlace &place, const CacheUnits &units, const RoundedTile &tile, int64_t rows,
+                                const Visible &visible) {
+  const int64_t width = units.count * kCacheUnit;
+  int16_t *weights = static_cast<int16_t *>(place.weights);
+  score_rounded(a.layout, units, tile, place.whole_queries, place.query_scales, rows, place.scores);
+  for (int64_t row = 0; row < rows; ++row) {
+    float *scores = place.scores + row * kKeyTile;
+    hide_scores(a, scores, visible(row), width);
+    F32x16 biggest = splat(-__builtin_inff());
+    for (int64_t t = 0; t < width; t += 16) biggest = max(load(scores + t), biggest);
+    place.tops[row] = largest(biggest);
+  }
+  rescale_rows(rows, place.tops, place.largest, place.decays, place.whole_scales);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float total = round_weights(width, place.scores + row * kKeyTile, place.tops[row], weights + row * kKeyTile);
+    place.whole_scales[row] += place.query_scales[row] - place.query_scales[row]; // a query that is not finite must show
+    place.totals[row] = place.totals[row] * place.decays[row] + total * place.whole_scales[row];
+  }
+  add_rounded(a.layout, units, tile, weights, place.whole_scales, place.decays, rows, place.sums);
+}
+
 // Adds a later chunk's softmax to that of all earlier ones.
 FLYWEIGHT_INLINE void merge_row(int64_t head, float *sums, float *largest, float *total, const float *chunk_sums, float chunk_largest, float chunk_total) {
   if (chunk_total == 0.0f) return; // it saw no key
@@ -255,7 +311,8 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
   const int64_t group = a.num_heads / layout.num_kv_heads, head = layout.padded_dim;
   const int64_t queries = task.query_end - task.query_begin, rows = queries * group, record = partial_floats(layout);
   AttendPlace place;
-  attend_place(layout, rows, workspace, &place);
+  attend_place(a, rows, workspace, &place);
+  const RoundedTile tile = rounded_tile(layout, place.expanded, place.tile_scales);
   const int64_t new_tokens = a.query_starts[task.sequence + 1] - a.query_starts[task.sequence];
   const int64_t first_position = a.context_lengths[task.sequence] - new_tokens + task.query_begin, last_position = first_position + queries - 1;
   const auto oldest_of = [&](int64_t position) { return a.window > 0 && position >= a.window ? position - a.window + 1 : int64_t{0}; };
@@ -287,20 +344,16 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
         else units.unit[u] = units.unit[units.count - 1];
         units.next[u] = next <= last_position ? unit_at(next) : u ? units.next[u - 1] : nullptr;
       }
-      multiply_tile(layout, place, units, rows, true);
       const int64_t width = units.count * kCacheUnit;
-      for (int64_t row = 0; row < rows; ++row) {
+      const auto visible_of = [&](int64_t row) {
         const int64_t position = first_position + row / group;
         const auto within = [&](int64_t at) { return at <= key ? int64_t{0} : at - key < width ? at - key : width; };
         VisibleKeys visible{within(a.keep_first < position + 1 ? a.keep_first : position + 1), within(oldest_of(position)), within(position + 1)};
         if (visible.begin < visible.first_end) visible.begin = visible.first_end;
-        const float factor = soften_row(a, place.scores + row * kKeyTile, visible, width, place.largest + row);
-        const float total = place_weights(layout, place, units, row, width);
-        place.totals[row] = place.totals[row] * factor + total;
-        if (factor != 1.0f)
-          for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, mul(load(place.sums + row * head + i), splat(factor)));
-      }
-      multiply_tile(layout, place, units, rows, false);
+        return visible;
+      };
+      if (place.rounds && round_cache(layout, units, tile)) attend_rounded_tile(a, place, units, tile, rows, visible_of);
+      else attend_tile(a, place, units, rows, visible_of);
       key = following;
     }
     for (int64_t row = 0; row < rows; ++row) {

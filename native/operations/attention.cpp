@@ -10,7 +10,7 @@ namespace flyweight {
 namespace {
 
 // Rows of attention (queries times heads of a group) in one task.
-constexpr int64_t kAttendRows = 64;
+constexpr int64_t kAttendRows = 128;
 
 // A sequence with few queries is cut along its keys as well, into this many pieces for each thread.
 constexpr int64_t kPiecesPerThread = 4;
@@ -24,7 +24,9 @@ void cache_write(const CacheLayout &layout, const float *k, const float *v, void
   });
 }
 
-void attend(const AttendArguments &arguments, int64_t num_sequences) {
+void attend(const AttendArguments &given, int64_t num_sequences) {
+  AttendArguments arguments = given;
+  arguments.batch_invariant = batch_invariant();
   const KernelTable &kernels = active_kernels();
   const CacheLayout &layout = arguments.layout;
   const int64_t group = arguments.num_heads / layout.num_kv_heads;
@@ -66,13 +68,12 @@ void attend(const AttendArguments &arguments, int64_t num_sequences) {
   const int64_t workspace = round_up(kernels.attend_workspace(arguments, most_queries), 16);
   Arena arena((thread_count() * workspace + partials) * 4 + 128);
   float *scratch = arena.take<float>(thread_count() * workspace);
-  AttendArguments with_room = arguments;
-  with_room.partials = arena.take<float>(partials);
+  arguments.partials = arena.take<float>(partials);
   parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t task, int worker) {
-    kernels.attend(with_room, tasks[static_cast<size_t>(task)], scratch + worker * workspace);
+    kernels.attend(arguments, tasks[static_cast<size_t>(task)], scratch + worker * workspace);
   });
   if (!merges.empty())
-    parallel_for(static_cast<int64_t>(merges.size()), [&](int64_t merge, int) { kernels.attend_merge(with_room, merges[static_cast<size_t>(merge)]); });
+    parallel_for(static_cast<int64_t>(merges.size()), [&](int64_t merge, int) { kernels.attend_merge(arguments, merges[static_cast<size_t>(merge)]); });
 }
 
 } // namespace flyweight

@@ -10,6 +10,7 @@ constexpr int kStreamRows = 4;
 constexpr int kAttendRows = 4;
 constexpr int kAttendVectors = 1;
 constexpr int64_t kExpandedRows = 12;
+constexpr int64_t kRoundedRows = 48;
 
 struct F32x16 { __m256 a, b; };
 struct I32x16 { __m256i a, b; };
@@ -58,6 +59,8 @@ FLYWEIGHT_INLINE float largest(F32x16 x) {
 }
 FLYWEIGHT_INLINE __m256 power_of_two(__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127)), 23)); }
 FLYWEIGHT_INLINE F32x16 power_of_two(F32x16 x) { return {power_of_two(x.a), power_of_two(x.b)}; }
+FLYWEIGHT_INLINE __m256 scale_by_power(__m256 x, __m256 y) { return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(y), 23))); }
+FLYWEIGHT_INLINE F32x16 scale_by_power(F32x16 x, F32x16 y) { return {scale_by_power(x.a, y.a), scale_by_power(x.b, y.b)}; }
 FLYWEIGHT_INLINE void transpose_eight(__m256 (&r)[8]) {
   __m256 pairs[8], quads[8];
 #pragma GCC unroll 4
@@ -117,6 +120,7 @@ FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 x) {
 
 FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 FLYWEIGHT_INLINE I32x16 add(I32x16 x, I32x16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+FLYWEIGHT_INLINE I32x16 to_integer(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), 0xd8);
@@ -180,4 +184,27 @@ template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 x) {
   const I32x16 even = field(x, 8 * N, 255), odd = field(x, 8 * N + 16, 255);
   const __m256i offset = _mm256_set1_epi32(128);
   return {join_pairs(even.a, odd.a, offset), join_pairs(even.b, odd.b, offset)};
+}
+
+struct WordInput { __m256i both; };
+FLYWEIGHT_INLINE BfPairs zero_pairs() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+FLYWEIGHT_INLINE BfPairs largest_magnitudes(BfPairs x, BfPairs y) {
+  const __m256i mask = _mm256_set1_epi16(0x7fff);
+  return {_mm256_max_epi16(x.a, _mm256_and_si256(y.a, mask)), _mm256_max_epi16(x.b, _mm256_and_si256(y.b, mask))};
+}
+FLYWEIGHT_INLINE __m256i words_times(__m256i w, __m256 factor) {
+  const __m256i even = _mm256_cvtps_epi32(_mm256_mul_ps(even_half(w), factor)), odd = _mm256_cvtps_epi32(_mm256_mul_ps(odd_half(w), factor));
+  return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
+}
+FLYWEIGHT_INLINE void store_words(uint8_t *p, BfPairs w, F32x16 factor) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), words_times(w.a, factor.a));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 32), words_times(w.b, factor.b));
+}
+FLYWEIGHT_INLINE void store_int16(int16_t *p, I32x16 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8));
+}
+FLYWEIGHT_INLINE WordInput load_word_pair(const int16_t *p) { return {load_words(p)}; }
+FLYWEIGHT_INLINE I32x16 dot_words(I32x16 acc, BfPairs w, WordInput x) {
+  add_word_products(acc.a, w.a, x.both), add_word_products(acc.b, w.b, x.both);
+  return acc;
 }

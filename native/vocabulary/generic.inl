@@ -11,6 +11,7 @@ constexpr int kStreamRows = 2;    // up to this many rows, integer codes are rea
 constexpr int kAttendRows = 1;    // rows and vectors of one register tile of attention
 constexpr int kAttendVectors = 1;
 constexpr int64_t kExpandedRows = 0; // from so many rows on attention turns floating point tiles of the cache into float32; 0: never
+constexpr int64_t kRoundedRows = 48; // the same for tiles of bfloat16 into whole numbers of 16 bits
 
 // The compiler's own vectors: it cuts them into whatever registers the baseline has.
 using F32x16 = float __attribute__((vector_size(64)));
@@ -54,6 +55,14 @@ FLYWEIGHT_INLINE float sum(F32x16 a) { float r = 0; FLYWEIGHT_EACH r += a[i]; re
 FLYWEIGHT_INLINE float largest(F32x16 a) { float r = a[0]; FLYWEIGHT_EACH r = a[i] > r ? a[i] : r; return r; }
 // 2 to the power of a whole number in [-126, 127].
 FLYWEIGHT_INLINE F32x16 power_of_two(F32x16 a) { const Integers bits = (__builtin_convertvector(a, Integers) + 127) << 23; __builtin_memcpy(&a, &bits, 64); return a; }
+// a times 2 to the power of the whole number in the lowest bits of b; both results and a are normal numbers.
+FLYWEIGHT_INLINE F32x16 scale_by_power(F32x16 a, F32x16 b) {
+  Words bits, power;
+  __builtin_memcpy(&bits, &a, 64), __builtin_memcpy(&power, &b, 64);
+  bits += power << 23;
+  __builtin_memcpy(&a, &bits, 64);
+  return a;
+}
 FLYWEIGHT_INLINE void transpose(F32x16 (&rows)[16]) {
   FLYWEIGHT_EACH for (int j = 0; j < i; ++j) { const float kept = rows[i][j]; rows[i][j] = rows[j][i]; rows[j][i] = kept; }
 }
@@ -69,6 +78,7 @@ FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 a) {
 
 FLYWEIGHT_INLINE I32x16 splat_integer(int32_t value) { return {value - Integers{}}; }
 FLYWEIGHT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {a.v + b.v}; }
+FLYWEIGHT_INLINE I32x16 to_integer(F32x16 a) { return {__builtin_convertvector(round_even(a), Integers)}; } // the nearest, an even one of two
 FLYWEIGHT_INLINE F32x16 to_float(I32x16 a) { return __builtin_convertvector(a.v, F32x16); }
 // Narrows whole numbers within [-128, 127].
 FLYWEIGHT_INLINE void store_int8(int8_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = static_cast<int8_t>(a[i]); }
@@ -105,4 +115,31 @@ FLYWEIGHT_INLINE BfPairs join_pairs(I32x16 even, I32x16 odd, int32_t offset) {
 // From every 16-bit half of a lane: half-byte number N (0..3) less 8, or byte number N (0..1) less 128, as bfloat16.
 template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_half_bytes(U8x64 a) { return join_pairs(field(a, 4 * N, 15), field(a, 4 * N + 16, 15), 8); }
 template <int N> FLYWEIGHT_INLINE BfPairs pairs_of_bytes(U8x64 a) { return join_pairs(field(a, 8 * N, 255), field(a, 8 * N + 16, 255), 128); }
+
+// Two whole numbers of 16 bits per lane lie where bfloat16 pairs do.
+struct WordInput { int16_t even, odd; }; // one pair of inputs for every lane
+FLYWEIGHT_INLINE BfPairs zero_pairs() { return {Words{}}; }
+// The larger magnitude of each number: as bfloat16 their bits without the sign have the order of whole numbers, and NaN is the largest.
+FLYWEIGHT_INLINE BfPairs largest_magnitudes(BfPairs a, BfPairs b) {
+  FLYWEIGHT_EACH {
+    const uint32_t low = b.v[i] & 0x7fffu, high = b.v[i] & 0x7fff0000u;
+    a.v[i] = (low > (a.v[i] & 0x7fffu) ? low : a.v[i] & 0x7fffu) | (high > (a.v[i] & 0x7fff0000u) ? high : a.v[i] & 0x7fff0000u);
+  }
+  return a;
+}
+// The numbers times the factor of their lane, rounded to 16 bits; what is not finite gives anything.
+FLYWEIGHT_INLINE void store_words(uint8_t *p, BfPairs w, F32x16 factor) {
+  const F32x16 even = even_of_pairs(w) * factor, odd = odd_of_pairs(w) * factor;
+  FLYWEIGHT_EACH {
+    const bool known = std::fabs(even[i]) < 32768.0f && std::fabs(odd[i]) < 32768.0f;
+    const int16_t both[2] = {static_cast<int16_t>(known ? std::nearbyintf(even[i]) : 0), static_cast<int16_t>(known ? std::nearbyintf(odd[i]) : 0)};
+    __builtin_memcpy(p + 4 * i, both, 4);
+  }
+}
+FLYWEIGHT_INLINE void store_int16(int16_t *p, I32x16 a) { FLYWEIGHT_EACH p[i] = static_cast<int16_t>(a.v[i]); } // of 16 bits
+FLYWEIGHT_INLINE WordInput load_word_pair(const int16_t *p) { return {p[0], p[1]}; }
+FLYWEIGHT_INLINE I32x16 dot_words(I32x16 acc, BfPairs w, WordInput x) {
+  FLYWEIGHT_EACH acc.v[i] += static_cast<int16_t>(w.v[i] & 0xffffu) * x.even + static_cast<int16_t>(w.v[i] >> 16) * x.odd;
+  return acc;
+}
 #undef FLYWEIGHT_EACH

@@ -51,8 +51,10 @@ def attend(
     """Causal attention of new tokens over their sequences' cached keys and values, their own included.
 
     The last new token of a sequence sits at position ``context_length - 1``. Head h reads key/value head
-    ``h // (heads // kv_heads)``. A token's result is the same bits whatever else is in the call, however its prompt was
-    cut into calls, and on any number of threads.
+    ``h // (heads // kv_heads)``. A token's result is the same bits whatever other sequences are in the call and on any
+    number of threads; and however its prompt was cut into calls, unless the cache is bfloat16 outside batch-invariant
+    mode: there many queries of one sequence (48 rows, queries times heads of a group) are multiplied in whole numbers
+    of 16 bits where no instruction multiplies bfloat16.
 
     Args:
         q: float32 (tokens, heads, head_dim), sequence after sequence.

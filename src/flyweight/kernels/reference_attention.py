@@ -2,8 +2,9 @@
 
 Writing must agree to the byte in every number that is stored. Attention is summed in float64 over the cache as it is
 read back. The kernels stay within these distances of it, for values of size 1: 3e-6 for float32 and float16; 2 ** -7
-for bfloat16, whose products take weights rounded to 8 bits; 5e-4 for int8 and int4, whose products take queries and
-weights rounded to 16 bits. Checks nothing: the facade does.
+for bfloat16, whose products take queries and weights rounded to 8 bits, or, of many rows outside batch-invariant mode
+(see ``kernels.attend``), everything rounded to 12 or 13 bits of the largest of a vector; 5e-4 for int8 and int4, whose
+products take queries and weights rounded to 16 bits. Checks nothing: the facade does.
 """
 
 from itertools import pairwise
