@@ -57,7 +57,8 @@ NAMES = dict.fromkeys(
         "tool_call_id", "tool_use_id", "call_id", "user_id", "status", "phase", "id",
     ),
     256,
-) | {"stop": 1024, "stop_sequences": 1024}  # fmt: skip
+)  # fmt: skip
+TEXTS = {"stop": 1024, "stop_sequences": 1024, "bad_words": 1024}  # each text of these lists, at least one character
 NO_NUMBERS = (math.nan, math.inf, -math.inf, "1", "", "NaN", True, False, [], [1], {})
 NO_TEXTS = (1, 0.5, True, [[]], {"a": 1})
 MARKER = "@@the value@@"
@@ -107,11 +108,19 @@ def require(holds: bool, what: str) -> None:
 outer = [field for field in fields if len(field.path) == 1]
 numbers = [field for field in outer if field.kinds <= {"integer", "number", "null"} and listed(field, NUMBERS)]
 names = [field for field in outer if field.kinds <= {"string", "null"} and listed(field, NAMES)]
+texts = [field for field in outer if "array" in field.kinds and listed(field, TEXTS)]
 
 
 def test_the_tables_name_fields_that_there_are():
     seen = {key for field in fields for key in (name_of(field), f"{field.route} {name_of(field)}")}
-    assert {*NUMBERS, *NAMES} <= seen
+    assert {*NUMBERS, *NAMES, *TEXTS} <= seen
+    assert {str(field) for field in texts} == {
+        "/v1/chat/completions stop",
+        "/v1/chat/completions bad_words",
+        "/v1/completions stop",
+        "/v1/completions bad_words",
+        "/v1/messages stop_sequences",
+    }
     assert len(numbers) > 30
     assert len(names) > 15
     assert {field.route for field in fields} == {*BODIES}
@@ -137,6 +146,31 @@ def test_names(field):
     require(not takes(field, "a" * (most + 1)), f"{field} of {most + 1} characters is taken")
     for value in NO_TEXTS:
         require(not takes(field, value), f"{field} = {value!r} is taken")
+
+
+@pytest.mark.parametrize("field", texts, ids=str)
+def test_texts_of_lists(field):
+    most = listed(field, TEXTS)
+    wraps = [lambda text: [text], lambda text: ["b", text], *([lambda text: text] if "string" in field.kinds else [])]
+    for wrap in wraps:
+        require(takes(field, wrap("a" * most)), f"{field}: a text of {most} characters is refused")
+        require(not takes(field, wrap("a" * (most + 1))), f"{field}: a text of {most + 1} characters is taken")
+        require(not takes(field, wrap("")), f"{field}: an empty text is taken")
+
+
+class Unbounded(Body):
+    """A number without bounds of its own, which refuse NaN and infinities too."""
+
+    number: float
+    listed: list[float]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_body_takes_what_is_not_finite(value):
+    parse_body(Unbounded, {"number": 1.5, "listed": [1.5]}, lenient=False)
+    for given in ({"number": value, "listed": []}, {"number": 1.5, "listed": [value]}):
+        with pytest.raises(ApiError, match="finite number"):
+            parse_body(Unbounded, given, lenient=False)
 
 
 @pytest.mark.parametrize("route", BODIES)
