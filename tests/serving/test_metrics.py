@@ -3,11 +3,14 @@
 import time
 import tracemalloc
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support import serving_events as events
 from support.served import served
 
+from flyweight import load
+from flyweight.demo_model import model_path
 from flyweight.engine.block_pool import PoolStatistics
 from flyweight.serving import metric_names as names
 from flyweight.serving.metrics import MOST_OWNERS, CacheConfig, Gauges, ModelMetrics, ServerMetrics, WorkerMetrics
@@ -129,6 +132,63 @@ def test_one_that_never_reached_the_engine(server, worker):
     assert value(server, "vllm:request_queue_time_seconds_sum") == 4.0
     assert value(server, "vllm:time_to_first_token_seconds_count") == 0
     assert not worker._longest
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "fault"),
+    [
+        ("stop", "stop", None),
+        ("length", "length", None),
+        ("error", "error", "error"),
+        ("abort", "abort", "abort"),
+        ("timeout", "abort", "timeout"),
+        ("drained", "abort", "drained"),
+    ],
+)
+def test_how_an_answer_ended(server, worker, outcome, reason, fault):
+    worker.on_submitted(events.submitted())
+    worker.on_finished(events.finished(outcome=outcome))
+    counted = exposed(server)["vllm:request_success_total"]
+    assert {dict(labels)["finished_reason"]: count for labels, count in counted.items() if count} == {reason: 1}
+    errors = exposed(server).get("flyweight:request_errors_total", {})
+    assert {dict(labels)["reason"]: count for labels, count in errors.items() if count} == ({fault: 1} if fault else {})
+
+
+def test_of_several_answers_each_reason_counts_and_the_longest_answer(server, worker):
+    """Two prompts of three answers each; the longest is neither the first nor the last, and did not end as they did."""
+    worker.on_submitted(events.submitted(prompts=(5, 5), samples=3))
+    ends = [(4, "stop"), (9, "length"), (2, "stop"), (7, "error"), (1, "stop"), (3, "stop")]
+    for place, (tokens, outcome) in enumerate(ends):
+        assert value(server, "vllm:request_max_num_generation_tokens_count") == 0
+        of = events.name(prompt=place // 3, sample=place % 3)
+        worker.on_finished(
+            events.finished(of, outcome=outcome, samples=3, of_record=events.record(answer_tokens=tokens))
+        )
+    assert value(server, "vllm:request_max_num_generation_tokens_count") == 1
+    assert value(server, "vllm:request_max_num_generation_tokens_sum") == 9
+    assert value(server, "vllm:request_params_n_sum") == 3
+    for reason, count in {"stop": 4, "length": 1, "error": 1, "abort": 0}.items():
+        assert value(server, "vllm:request_success_total", finished_reason=reason) == count
+    assert not worker._longest
+
+
+def test_a_server_counts_a_fault_as_an_error_and_each_answer_by_its_end():
+    """What the engine tells reaches the counters under its own name: two answers at their length, then a fault."""
+    model = load(model_path())
+    ask = {"prompt": "The opposite of hot is", "max_tokens": 3, "ignore_eos": True}
+    with served({"demo": model}) as server, server.client() as client:
+
+        def finished() -> dict[str, float]:
+            lines = client.get("/metrics").text.splitlines()
+            found = [line for line in lines if line.startswith("vllm:request_success_total{")]
+            counts = {line.split('finished_reason="')[1].split('"')[0]: float(line.split()[-1]) for line in found}
+            return {reason: count for reason, count in counts.items() if count}
+
+        assert client.post("/v1/completions", json={**ask, "n": 2}).status_code == 200
+        assert finished() == {"length": 2}
+        model.forward = lambda batch: np.full((len(batch.output_rows), model.spec.vocab_size), np.nan, np.float32)
+        assert client.post("/v1/completions", json={**ask, "prompt": "Cold"}).status_code == 500
+        assert finished() == {"length": 2, "error": 1}
 
 
 def test_two_engines_behind_one_name_add_up(server, model):
