@@ -282,6 +282,20 @@ def test_kernel_that_is_broken_for_good_is_told_by_health(neighbours, monkeypatc
     neighbours.is_well()
 
 
+def refuses_while_it_drains(target) -> None:
+    """Streams that only outlive the signal by a web server's own grace would find its door shut already."""
+    deadline = time.monotonic() + 10
+    while (ready := target.ask("GET", "/ready", key="")).status != 503:
+        require(ready.status == 200 and time.monotonic() < deadline, f"/ready says {ready} after the signal")
+    require("shutting down" in ready.body.decode(), ready)
+    require(target.ask("GET", "/health", key="").status == 200, "/health while it drains")
+    refused = target.post("/v1/chat/completions", {**BAD, "max_tokens": 1})
+    require(refused.status == 503 and "shutting down" in refused.message, refused)
+    after = {name.lower(): value for name, value in refused.headers.items()}.get("retry-after", "")
+    require(after.isdigit() and int(after) >= 1, f"Retry-After is {after!r}")
+    target.close()
+
+
 def test_sigterm_in_the_middle_of_several_streams(neighbours):
     with own_server("demo", "--batch-invariant") as (target, process):
         headers = {"Authorization": f"Bearer {target.key}"}
@@ -290,7 +304,7 @@ def test_sigterm_in_the_middle_of_several_streams(neighbours):
 
         def read(place: int) -> None:
             with httpx.Client(base_url=target.url, headers=headers, timeout=60) as client:
-                body = {**good(PROMPTS[place]), "max_tokens": 300}
+                body = {**good(PROMPTS[place]), "max_tokens": 400}
                 with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                     for number, line in enumerate(answer.iter_lines()):
                         found[place] += line
@@ -302,6 +316,7 @@ def test_sigterm_in_the_middle_of_several_streams(neighbours):
             thread.start()
         running.wait(60)
         process.send_signal(signal.SIGTERM)
+        refuses_while_it_drains(target)
         for thread in threads:
             thread.join(90)
         for one in found:

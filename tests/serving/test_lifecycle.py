@@ -14,6 +14,8 @@ import pytest
 from support.observing import Recorder, wait_until
 from support.served import served
 
+from flyweight import load
+from flyweight.demo_model import model_path
 from flyweight.serving.limits import ServerLimits
 from flyweight.serving.options import ServeOptions
 
@@ -181,18 +183,31 @@ def test_a_lenient_server_lists_what_it_left_out():
 
 
 def test_draining_finishes_what_runs_and_refuses_what_comes():
-    with served(options=ServeOptions(port=0, drain_seconds=20)) as server:
+    """The engine stands still from the signal until everything was asked, so that nothing ends too early."""
+    model = load(model_path())
+    forward, goes_on = model.forward, threading.Event()
+    goes_on.set()
+    model.forward = lambda batch: forward(batch) if goes_on.wait(20) else None
+    with served({"demo": model}, options=ServeOptions(port=0, drain_seconds=20)) as server:
         with server.client() as client, client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as one:
             lines = one.iter_lines()
             next(lines)
+            with server.client() as other:
+                gauges = ("flyweight:draining 0.0", 'flyweight:model_loaded{engine="0",model_name="demo"} 1.0')
+                assert set(gauges) <= {*other.get("/metrics").text.splitlines()}
+            goes_on.clear()
             server.end()
             with server.client() as other:
                 wait_until(lambda: other.get("/ready").status_code == 503)
+                assert other.get("/ready").json()["reasons"] == {"server": "it is shutting down"}
                 assert other.get("/health").status_code == 200
                 refused = other.post("/v1/completions", json=LONG)
                 assert refused.status_code == 503
                 assert refused.json()["error"]["code"] == "draining"
                 assert int(refused.headers["retry-after"]) >= 1
+                gauges = ("flyweight:draining 1.0", 'flyweight:model_loaded{engine="0",model_name="demo"} 0.0')
+                assert set(gauges) <= {*other.get("/metrics").text.splitlines()}
+            goes_on.set()
             rest = list(lines)
         assert rest[-2:] == ["data: [DONE]", ""]
         server.thread.join(20)

@@ -207,6 +207,11 @@ class ModelService:
         return self.illness()
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more, and only ends what it has."""
+        return self._is_draining
+
+    @property
     def metrics(self) -> EngineMetrics:
         """The engine's counters after its last step."""
         return self._worker.metrics

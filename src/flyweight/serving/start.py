@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flyweight.engine.language_model import LanguageModel
 from flyweight.errors import UsageError
 from flyweight.reporting.units import parse_bytes
+from flyweight.serving import metric_names
 from flyweight.serving.house import ModelHouse
 from flyweight.serving.http.app import make_app, operations
 from flyweight.serving.http.observed import ObservedHttp
@@ -75,6 +76,7 @@ async def _run(
             observers=observers if traces is None else (*observers, traces),
             on_http=(lambda _ended: None) if traces is None else traces.end,
         )
+        watch.metrics.set_gauge(metric_names.DRAINING, lambda: float(state.is_draining))
         house = ModelHouse(
             state.services,
             state.leaving,

@@ -119,7 +119,7 @@ class Watch:
             cache_usage=metrics.cache_usage,
             retry_after=service.retry_after,
             seconds_since_step=service.silent_seconds,
-            ready=service.illness() is None,
+            ready=service.illness() is None and not service.is_draining,
             memory_bytes=self.memory_of(name),
             queued_by_owner=service.queued_by_owner,
         )
