@@ -286,6 +286,7 @@ NB_MODULE(_native, m) {
       .value("uint4", Storage::kUint4).value("uint8", Storage::kUint8);
   nb::enum_<Compute>(m, "Compute").value("float32", Compute::kFloat32).value("bfloat16", Compute::kBfloat16).value("int8", Compute::kInt8);
   nb::enum_<Activation>(m, "Activation").value("silu", Activation::kSilu).value("gelu_tanh", Activation::kGeluTanh).value("gelu", Activation::kGelu);
+  nb::enum_<Product>(m, "Product").value("int4", Product::kInt4).value("int8", Product::kInt8).value("bfloat16", Product::kBfloat16);
   nb::enum_<CacheType>(m, "CacheType").value("float32", CacheType::kFloat32).value("float16", CacheType::kFloat16).value("bfloat16", CacheType::kBfloat16)
       .value("int8", CacheType::kInt8).value("int4", CacheType::kInt4);
   nb::class_<LinearHandle>(m, "LinearHandle")
@@ -320,7 +321,7 @@ NB_MODULE(_native, m) {
   }, "error_type"_a, "reason"_a);
   m.def("thread_count", &thread_count);
   m.def("measure_read", &measure_read, "length"_a, "attempts"_a, nb::call_guard<nb::gil_scoped_release>());
-  m.def("measure_multiply", &measure_multiply, "int8"_a, "attempts"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_multiply", &measure_multiply, "product"_a, "attempts"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("set_thread_count", &set_thread_count, "count"_a);
 
   m.def("prepare_plain", &prepare_plain, "weight"_a.noconvert(), "source"_a, "compute"_a);

@@ -151,7 +151,8 @@ struct KernelTable {
                    int64_t row_begin, int64_t row_end);
   void (*rope)(const float *x, const float *cosine, const float *sine, float *out, int64_t num_heads, int64_t head_dim,
                int64_t rotary_dim, int64_t row_begin, int64_t row_end);
-  void (*act_mul)(const float *gate_up, float *out, int64_t width, Activation, int64_t row_begin, int64_t row_end);
+  // gate_up is rows x 2 width without gaps; out may be gate_up, with rows 2 width apart.
+  void (*act_mul)(const float *gate_up, float *out, int64_t out_stride, int64_t width, Activation, int64_t row_begin, int64_t row_end);
   void (*add)(const float *x, const float *y, float *out, float alpha, int64_t begin, int64_t end);
   void (*cap)(const float *x, float *out, float scale, float softcap, int64_t begin, int64_t end); // softcap 0: none
   void (*cache_write)(const CacheLayout &, const float *k, const float *v, uint8_t *cache, const int64_t *slots, int64_t tokens,
@@ -167,8 +168,10 @@ struct KernelTable {
   void (*gram)(const GramArguments &, int64_t i_begin, int64_t i_end, int64_t j_begin, int64_t j_end, float *workspace);
   int64_t (*gram_workspace)();
   // For measuring the machine: read `count` bytes, a multiple of 256; multiply in registers and return how many
-  // multiplications and additions that was. `sink` (16 floats) receives something, so that nothing is left out.
+  // multiplications and additions that was. `sink` (16 floats) receives something, so that nothing is left out. The inputs of
+  // the first two are int8, the codes of the first four bits.
   int32_t (*read_all)(const uint8_t *bytes, int64_t count);
+  int64_t (*multiply_int4)(int64_t repeats, float *sink);
   int64_t (*multiply_int8)(int64_t repeats, float *sink);
   int64_t (*multiply_bfloat16)(int64_t repeats, float *sink);
   int64_t (*sample)(const SampleArguments &, float *workspace); // the token, or -1: the logits are not finite

@@ -11,7 +11,7 @@ void linear(const LinearHandle &handle, const float *x, int64_t x_stride, int64_
 void rms_norm(const float *x, const float *weight, float *out, int64_t rows, int64_t width, float epsilon, float weight_offset);
 void rope(const float *x, const float *cosine, const float *sine, float *out, int64_t tokens, int64_t num_heads,
           int64_t head_dim, int64_t rotary_dim);
-void act_mul(const float *gate_up, float *out, int64_t rows, int64_t width, Activation activation);
+void act_mul(const float *gate_up, float *out, int64_t out_stride, int64_t rows, int64_t width, Activation activation);
 void add(const float *x, const float *y, float *out, float alpha, int64_t count);
 
 void cap(const float *x, float *out, float scale, float softcap, int64_t count);
@@ -24,9 +24,10 @@ void attend(const AttendArguments &arguments, int64_t num_sequences);
 void unpack_codes(const uint8_t *packed, int64_t row_bytes, int bits, int64_t rows, int64_t columns, int8_t *codes);
 
 // Best of `attempts` on all threads: bytes per second of a plain read of `bytes`; multiplications and additions per second
-// in registers, of int8 or of bfloat16.
+// in registers, of codes of four bits with int8, of int8 or of bfloat16.
+enum class Product : int32_t { kInt4, kInt8, kBfloat16 };
 double measure_read(int64_t bytes, int attempts);
-double measure_multiply(bool int8, int attempts);
+double measure_multiply(Product product, int attempts);
 
 
 // sums (width x width) += x^T x on and above the diagonal; below it nothing is promised. x: rows x width with a stride.

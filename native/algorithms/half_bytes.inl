@@ -122,3 +122,34 @@ template <bool SPREAD> void half_byte_strip(const PackedWeight &w, const LinearI
   tile.sums = in.integer_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
   run_rows<1, kHalfByteRows>(tile, strip.rows);
 }
+
+constexpr int kHalfByteProbeRows = 2; // their sums of 16 and of 32 bits, codes and inputs then stay in registers
+
+// As multiply_int8 in limits.inl: what add_block does, without a load. Each round is a block of eight quads.
+inline int64_t multiply_half_bytes(int64_t repeats, float *sink) {
+  constexpr int kQuads = kBlockInputs / 4;
+  uint8_t bytes[128] = {1, 2, 3}; // two operands in turn: the product of one would be made only once
+  const int8_t inputs[kHalfByteProbeRows][4] = {{1, -1, 2, 3}, {2, 1, -1, 3}}; // equal rows would become one
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i input[kHalfByteProbeRows];
+  I32x16 totals[kHalfByteProbeRows];
+#pragma GCC unroll 2
+  for (int r = 0; r < kHalfByteProbeRows; ++r) input[r] = load_quad(inputs[r]).bytes, totals[r] = splat_integer(r);
+  for (int64_t i = 0; i < repeats; ++i) {
+    const U8x64 codes = load_bytes(bytes + i % 2 * 64);
+    __m256i words[kHalfByteProbeRows][2];
+#pragma GCC unroll 8
+    for (int quad = 0; quad < kQuads; ++quad) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kHalfByteProbeRows; ++r) {
+        if (quad == 0) words[r][0] = _mm256_maddubs_epi16(codes.a, input[r]), words[r][1] = _mm256_maddubs_epi16(codes.b, input[r]);
+        else add_products(words[r][0], codes.a, input[r]), add_products(words[r][1], codes.b, input[r]);
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < kHalfByteProbeRows; ++r)
+      totals[r] = add(totals[r], {_mm256_madd_epi16(words[r][0], ones), _mm256_madd_epi16(words[r][1], ones)});
+  }
+  for (const I32x16 &total : totals) store(sink, add(load(sink), to_float(total)));
+  return repeats * kQuads * kHalfByteProbeRows * 16 * 4 * 2;
+}

@@ -25,6 +25,7 @@ const KernelTable &kernels() {
       .gram = gram,
       .gram_workspace = gram_workspace,
       .read_all = read_all,
+      .multiply_int4 = multiply_int8, // codes of four bits, one a byte, meet the same instruction
       .multiply_int8 = multiply_int8,
       .multiply_bfloat16 = multiply_bfloat16,
       .sample = sample,

@@ -40,15 +40,18 @@ double measure_read(int64_t bytes, int attempts) {
   });
 }
 
-double measure_multiply(bool int8, int attempts) {
+double measure_multiply(Product product, int attempts) {
   const KernelTable &kernels = active_kernels();
+  const auto multiply = product == Product::kInt4   ? kernels.multiply_int4
+                        : product == Product::kInt8 ? kernels.multiply_int8
+                                                    : kernels.multiply_bfloat16;
   const int64_t tasks = thread_count() * kTasksPerThread;
   AlignedBuffer sinks(static_cast<size_t>(thread_count() * 256));
   return best_rate(attempts, [&] {
     std::vector<int64_t> done(static_cast<size_t>(tasks));
     parallel_for(tasks, [&](int64_t task, int worker) {
       float *sink = sinks.as<float>() + worker * 64;
-      done[static_cast<size_t>(task)] = int8 ? kernels.multiply_int8(kRepeats, sink) : kernels.multiply_bfloat16(kRepeats, sink);
+      done[static_cast<size_t>(task)] = multiply(kRepeats, sink);
     });
     int64_t total = 0;
     for (const int64_t part : done) total += part;

@@ -47,6 +47,7 @@ const KernelTable &kernels() {
     own.gram_pack = gram_pack_tiles;
     own.gram = gram_tiles;
     own.most_rows_per_task = kMostTileRows;
+    own.multiply_int4 = multiply_tiles_int8;
     own.multiply_int8 = multiply_tiles_int8;
     own.multiply_bfloat16 = multiply_tiles_bfloat16;
     return own;

@@ -36,6 +36,7 @@ const KernelTable &kernels() {
     own.linear = shared::byte_linear;
     own.linear_workspace = shared::byte_linear_workspace;
     own.most_rows_per_task = shared::kByteTaskRows;
+    own.multiply_int4 = shared::multiply_half_bytes;
     return own;
   }();
   return table;

@@ -12,7 +12,7 @@ from flyweight.bench.attention_cases import attention_groups
 from flyweight.bench.cases import Case, in_turn
 from flyweight.bench.kernel_report import report_page
 from flyweight.bench.kernels import time_group
-from flyweight.bench.linear_cases import linear_groups, named_layers
+from flyweight.bench.linear_cases import PRECISIONS, linear_groups, named_layers
 from flyweight.bench.shapes import PRESETS, read_shape
 from flyweight.cli import main
 from flyweight.errors import UsageError
@@ -21,7 +21,13 @@ from tests.support.checkpoints import write_tiny_llama
 
 QUICK = KernelOptions(rounds=2, sample_milliseconds=0.1, working_set_megabytes=1, filter="linear int4-int8 down")
 LIMITS = kernels.Limits(
-    isa=kernels.isa(), threads=2, read_bandwidth=10e9, cached_bandwidth=100e9, int8_rate=500e9, bfloat16_rate=200e9
+    isa=kernels.isa(),
+    threads=2,
+    read_bandwidth=10e9,
+    cached_bandwidth=100e9,
+    int4_rate=800e9,
+    int8_rate=500e9,
+    bfloat16_rate=200e9,
 )
 
 
@@ -103,13 +109,19 @@ def test_shares_are_the_least_time_over_the_measured(config: str) -> None:
     assert [one.rows for one in report.results] == [1, 8, 32, 512]
     for one in report.results:
         assert one.memory_share == pytest.approx(one.nbytes / 10e9 / one.seconds.median)
-        assert one.arithmetic_share == pytest.approx(one.operations / 500e9 / one.seconds.median)
+        assert one.arithmetic_share == pytest.approx(one.operations / 800e9 / one.seconds.median)
         assert one.share == max(one.memory_share, one.arithmetic_share)
     assert report.limits[0].bandwidth["memory"].median == 10e9
     assert json.loads(report.to_json())["results"][0]["name"] == "linear int4-int8 down"
     page = render_page(report_page(report))
     assert "Roofline" in page
     assert "int8 500 Gop/s" in page
+
+
+def test_each_storage_is_set_against_the_peak_of_its_own_products() -> None:
+    spec = read_shape("qwen2.5-0.5b")
+    groups = linear_groups(spec, precisions=list(PRECISIONS), layers=["output"], rows=[1], working_set=1)
+    assert [group.build()[0].arithmetic for group in groups] == ["int4", "int8", "bfloat16", "bfloat16", "bfloat16"]
 
 
 def test_every_instruction_set_is_measured_and_the_one_in_use_restored(config: str) -> None:

@@ -17,6 +17,7 @@ def test_rates_are_those_of_the_set_in_use(isa):
     assert 1e7 < limits.cached_bandwidth < 1e12
     assert 1e7 < limits.bfloat16_rate < 2e13
     assert 1e7 < limits.int8_rate < 2e13
+    assert 1e7 < limits.int4_rate < 2e13
 
 
 @pytest.mark.skipif(not {"generic", "avx512"} <= set(kernels.available_isas()), reason="this CPU has no AVX-512")
@@ -26,6 +27,13 @@ def test_wider_registers_multiply_more():
         with kernels.use_isa(name), kernels.use_threads(1):
             rates[name] = kernels.measure_limits(read_bytes=1 << 20, attempts=3).int8_rate
     assert rates["avx512"] > 1.5 * rates["generic"]
+
+
+@pytest.mark.skipif("avx2" not in kernels.available_isas(), reason="this CPU has no AVX2")
+def test_codes_of_four_bits_multiply_faster_where_their_sums_fit_in_16_bits():
+    with kernels.use_isa("avx2"), kernels.use_threads(1):
+        limits = [kernels.measure_limits(read_bytes=1 << 20, attempts=3) for _ in range(3)]
+    assert max(one.int4_rate for one in limits) > 1.3 * max(one.int8_rate for one in limits)
 
 
 def test_twice_the_bytes_take_longer():

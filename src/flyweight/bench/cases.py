@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Arithmetic = Literal["int8", "bfloat16"]
+Arithmetic = Literal["int4", "int8", "bfloat16"]
 Memory = Literal["memory", "cache"]
 Kind = Literal["linear", "attention", "elementwise", "sampling"]
 

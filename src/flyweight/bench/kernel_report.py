@@ -137,6 +137,7 @@ def _limits_table(found: Sequence[MachineLimits]) -> Table:
             str(one.threads),
             cell(one.bandwidth["memory"]),
             cell(one.bandwidth["cache"]),
+            cell(one.rate["int4"]),
             cell(one.rate["int8"]),
             cell(one.rate["bfloat16"]),
         )
@@ -144,7 +145,7 @@ def _limits_table(found: Sequence[MachineLimits]) -> Table:
     )
     return Table(
         title="Limits measured in this run",
-        columns=("", "threads", "memory, GB/s", "cache, GB/s", "int8, Gop/s", "bfloat16, Gop/s"),
+        columns=("", "threads", "memory, GB/s", "cache, GB/s", "int4 x int8, Gop/s", "int8, Gop/s", "bfloat16, Gop/s"),
         rows=rows,
         note="median [smallest, largest] of the probes; an operation is a multiplication or an addition",
     )

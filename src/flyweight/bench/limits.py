@@ -19,7 +19,8 @@ class MachineLimits:
 
     Attributes:
         bandwidth: bytes per second read by all threads, from ``memory`` and from a ``cache``.
-        rate: multiplications plus additions per second of the kernels' instructions, ``int8`` and ``bfloat16``.
+        rate: multiplications plus additions per second of the kernels' instructions: ``int4``, codes of four bits with
+            int8 inputs, ``int8`` and ``bfloat16``.
     """
 
     isa: str
@@ -38,6 +39,7 @@ class MachineLimits:
                 "cache": summarize([one.cached_bandwidth for one in probes]),
             },
             rate={
+                "int4": summarize([one.int4_rate for one in probes]),
                 "int8": summarize([one.int8_rate for one in probes]),
                 "bfloat16": summarize([one.bfloat16_rate for one in probes]),
             },
