@@ -107,7 +107,7 @@ void rope_call(const In<float> &x, const In<float> &cosine, const In<float> &sin
 
 void act_mul_call(const In<float> &gate_up, const Out<float> &out, Activation activation) {
   const nb::gil_scoped_release release;
-  act_mul(gate_up.data(), out.data(), size(out.shape(0)), size(out.shape(1)), activation);
+  act_mul(gate_up.data(), out.data(), size(out.shape(1)), size(out.shape(0)), size(out.shape(1)), activation);
 }
 
 void add_call(const In<float> &x, const In<float> &y, const Out<float> &out, float alpha) {

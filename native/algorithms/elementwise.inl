@@ -42,10 +42,10 @@ inline void rope(const float *x, const float *cosine, const float *sine, float *
 }
 
 template <F32x16 (*FUNCTION)(F32x16)>
-void act_mul_with(const float *gate_up, float *out, int64_t width, int64_t row_begin, int64_t row_end) {
+void act_mul_with(const float *gate_up, float *out, int64_t out_stride, int64_t width, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     const float *gate = gate_up + row * 2 * width, *up = gate + width;
-    float *to = out + row * width;
+    float *to = out + row * out_stride;
     for (int64_t i = 0; i < width; i += 16) {
       const int64_t left = width - i < 16 ? width - i : 16;
       store_first(to + i, mul(FUNCTION(load_first(gate + i, left)), load_first(up + i, left)), left);
@@ -53,11 +53,11 @@ void act_mul_with(const float *gate_up, float *out, int64_t width, int64_t row_b
   }
 }
 
-inline void act_mul(const float *gate_up, float *out, int64_t width, Activation activation, int64_t row_begin, int64_t row_end) {
+inline void act_mul(const float *gate_up, float *out, int64_t out_stride, int64_t width, Activation activation, int64_t row_begin, int64_t row_end) {
   switch (activation) {
-  case Activation::kSilu: return act_mul_with<silu>(gate_up, out, width, row_begin, row_end);
-  case Activation::kGeluTanh: return act_mul_with<gelu_tanh>(gate_up, out, width, row_begin, row_end);
-  case Activation::kGelu: return act_mul_with<gelu>(gate_up, out, width, row_begin, row_end);
+  case Activation::kSilu: return act_mul_with<silu>(gate_up, out, out_stride, width, row_begin, row_end);
+  case Activation::kGeluTanh: return act_mul_with<gelu_tanh>(gate_up, out, out_stride, width, row_begin, row_end);
+  case Activation::kGelu: return act_mul_with<gelu>(gate_up, out, out_stride, width, row_begin, row_end);
   }
 }
 

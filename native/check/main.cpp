@@ -1,6 +1,7 @@
 // Runs every operation on awkward shapes with exactly sized buffers, on every instruction set this CPU has, and compares
 // the results of one set with another's. Meant to be built with sanitizers (make native-sanitize): what the numbers
 // should be, the Python tests know.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -99,8 +100,13 @@ void check_elementwise() {
     };
     compare("rms_norm", results(6 * width, [&](float *out) { rms_norm(x.data(), weight.data(), out, 6, width, 1e-5f, 1.0f); }));
     compare("rope", results(6 * width, [&](float *out) { rope(x.data(), angles.data(), angles.data(), out, 3, 2, width, width / 2 * 2); }));
-    for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu})
-      compare("act_mul", results(3 * width, [&](float *out) { act_mul(x.data(), out, 3, width, activation); }));
+    for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
+      compare("act_mul", results(3 * width, [&](float *out) { act_mul(x.data(), out, width, 3, width, activation); }));
+      compare("act_mul over its gate", results(6 * width, [&](float *out) {
+        std::copy(x.begin(), x.end(), out);
+        act_mul(out, out, 2 * width, 3, width, activation);
+      }));
+    }
     compare("add", results(6 * width, [&](float *out) { add(x.data(), x.data(), out, 0.5f, 6 * width); }));
     compare("cap", results(6 * width, [&](float *out) { cap(x.data(), out, 2.0f, 3.0f, 6 * width); }));
   }

@@ -18,9 +18,9 @@ void rope(const float *x, const float *cosine, const float *sine, float *out, in
   });
 }
 
-void act_mul(const float *gate_up, float *out, int64_t rows, int64_t width, Activation activation) {
+void act_mul(const float *gate_up, float *out, int64_t out_stride, int64_t rows, int64_t width, Activation activation) {
   const KernelTable &kernels = active_kernels();
-  over_ranges(rows, width * 8, 1, [&](int64_t begin, int64_t end, int) { kernels.act_mul(gate_up, out, width, activation, begin, end); });
+  over_ranges(rows, width * 8, 1, [&](int64_t begin, int64_t end, int) { kernels.act_mul(gate_up, out, out_stride, width, activation, begin, end); });
 }
 
 void add(const float *x, const float *y, float *out, float alpha, int64_t count) {

@@ -104,7 +104,7 @@ void execute(const Attend &one, const Step &step, const Activations &at) {
 }
 
 void execute(const ActMul &one, const Step &, const Activations &at) {
-  act_mul(at.at(one.x), at.at(one.out), at.rows(one.out), one.width, one.activation);
+  act_mul(at.at(one.x), at.at(one.out), one.out.stride, at.rows(one.out), one.width, one.activation);
 }
 
 void execute(const Add &one, const Step &, const Activations &at) {

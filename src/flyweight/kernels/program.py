@@ -184,9 +184,10 @@ class Program:
         )
 
     def act_mul(self, x: Place, out: Place, activation: str) -> None:
-        if x.stride != 2 * out.stride:
+        """``act_mul`` of ``x``, gate and up without gaps; ``out`` may be ``x``, whose gate it then overwrites."""
+        if x != out and x.stride != 2 * out.stride:
             raise KernelError(f"gate and up have rows of {x.stride}; twice the {out.stride} of the result is needed")
-        self._native.act_mul(x.native, out.native, out.stride, choose("activation", activation, ACTIVATIONS))
+        self._native.act_mul(x.native, out.native, x.stride // 2, choose("activation", activation, ACTIVATIONS))
 
     def add(self, x: Place, y: Place, out: Place, scale: float) -> None:
         """``x + scale * y``, matrices without gaps; ``out`` may be ``x`` or ``y``."""

@@ -154,5 +154,5 @@ class NativeRuntime:
         return self._at(View(matrix=matrix, start=0, width=matrix.width))
 
     def _at(self, view: View) -> kernels.Place:
-        region, offset = self._places[view.matrix]
-        return kernels.Place(region=region, offset=offset, stride=view.matrix.width, column=view.start)
+        lies = self._places[view.matrix]
+        return kernels.Place(region=lies.region, offset=lies.offset, stride=lies.stride, column=view.start)

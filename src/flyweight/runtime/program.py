@@ -178,41 +178,68 @@ def fuse(instructions: Iterable[Instruction]) -> tuple[Instruction, ...]:
     return tuple(fused.values())
 
 
-def place(program: StepProgram) -> dict[Matrix, tuple[RegionName, int]]:
-    """Where each matrix lies: its region, and where it begins there in numbers per row.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Where a matrix lies: its region, where it begins there in numbers per row, and numbers from row to row."""
+
+    region: RegionName
+    offset: int
+    stride: int
+
+
+def place(program: StepProgram) -> dict[Matrix, Room]:
+    """Where each matrix lies.
 
     Hidden rows and logits have regions of their own, all others an arena of their kind of rows. Two matrices share
-    numbers only where the first is no longer read when the second is written. The result of an addition or a cap may be
-    its own input, since these go number by number; so that logits exist once.
+    numbers only where the first is no longer read when the second is written, or where an instruction goes number by
+    number and writes over its own input: an addition or a cap, so that logits exist once, and the product of gate and
+    up, the widest of all, in the place of gate.
     """
     instructions = program.instructions
     last_read = {view.matrix: index for index, one in enumerate(instructions) for view in one.reads}
-    places: dict[Matrix, tuple[RegionName, int]] = {program.hidden: ("hidden", 0), program.logits: ("logits", 0)}
+    gaps_allowed = _read_by_linears_only(instructions)
+    rooms = {program.hidden: _room("hidden", program.hidden), program.logits: _room("logits", program.logits)}
     last = instructions[-1]
     if isinstance(last, Cap):
-        places[last.x.matrix] = ("logits", 0)
-    live: dict[Matrix, int] = {}
+        rooms[last.x.matrix] = rooms[program.logits]
+    live: dict[Matrix, Room] = {}
     for index, one in enumerate(instructions):
         ending = [view.matrix for view in one.reads if last_read[view.matrix] == index]
-        if one.out not in places:
-            reused = _reusable(one, ending, live)
-            live[one.out] = _first_gap(one.out, live) if reused is None else live.pop(reused)
-            places[one.out] = (one.out.rows, live[one.out])
+        if one.out not in rooms:
+            reused = _reusable(one, [matrix for matrix in ending if matrix in live], gaps_allowed)
+            if reused is None:
+                live[one.out] = Room(region=one.out.rows, offset=_first_gap(one.out, live), stride=one.out.width)
+            else:
+                live[one.out] = live.pop(reused)
+            rooms[one.out] = live[one.out]
         for matrix in ending:
             live.pop(matrix, None)
-    return places
+    return rooms
 
 
-def _reusable(one: Instruction, ending: Sequence[Matrix], live: dict[Matrix, int]) -> Matrix | None:
+def _room(region: RegionName, matrix: Matrix) -> Room:
+    return Room(region=region, offset=0, stride=matrix.width)
+
+
+def _read_by_linears_only(instructions: Sequence[Instruction]) -> set[Matrix]:
+    """Results whose rows may lie apart."""
+    others = {view.matrix for one in instructions if not isinstance(one, Linear) for view in one.reads}
+    return {one.out for one in instructions} - others
+
+
+def _reusable(one: Instruction, ending: Sequence[Matrix], gaps_allowed: set[Matrix]) -> Matrix | None:
+    """Which of the inputs that nothing reads later the result may be written over."""
+    if isinstance(one, ActMul) and one.out in gaps_allowed and one.x.is_whole:
+        return next(iter(ending), None)
     if not isinstance(one, (Add, Cap)):
         return None
-    fitting = (m for m in ending if m in live and (m.rows, m.width) == (one.out.rows, one.out.width))
+    fitting = (matrix for matrix in ending if (matrix.rows, matrix.width) == (one.out.rows, one.out.width))
     return next(fitting, None)
 
 
-def _first_gap(matrix: Matrix, live: dict[Matrix, int]) -> int:
+def _first_gap(matrix: Matrix, live: dict[Matrix, Room]) -> int:
     start = 0
-    taken = ((offset, other.width) for other, offset in live.items() if other.rows == matrix.rows)
+    taken = ((room.offset, room.stride) for room in live.values() if room.region == matrix.rows)
     for offset, width in sorted(taken):
         if offset - start >= matrix.width:
             break
