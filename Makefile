@@ -21,12 +21,13 @@ CMAKE ?= $(PYTHON) -m cmake
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
 
+# A file stays with one worker, and files go out in the order of tests/support/order.py, not by their number of tests.
 test: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # pytest's own asserts are statements of its rewriting and hold under -O; it warns about those in helpers, which raise.
 test-optimized: $(VENV)/.test-installed
-	$(BIN)/python -O -m pytest -n auto --dist loadfile -W ignore::pytest.PytestConfigWarning tests/security tests/serving
+	$(BIN)/python -O -m pytest -n auto --dist loadfile --no-loadscope-reorder -W ignore::pytest.PytestConfigWarning tests/security tests/serving
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
