@@ -9,11 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from flyweight import kernels
 from flyweight.checkpoint.cache import file_digest
 from flyweight.checkpoint.safetensors_file import Array, SafetensorsFile, StoredTensor
 from flyweight.checkpoint.safetensors_header import shown
@@ -125,11 +127,14 @@ class Checkpoint:
             CheckpointError: when a file cannot be read any more.
         """
         whole = hashlib.sha256()
-        for path in (self.folder / "config.json", *self.shards):
-            try:
-                whole.update(f"{path.name}\0{file_digest(path)}\n".encode())
-            except OSError as error:
-                raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the disk") from None
+        paths = (self.folder / "config.json", *self.shards)
+        with ThreadPoolExecutor(kernels.thread_count(), thread_name_prefix="flyweight-digest") as pool:
+            digests = pool.map(file_digest, paths)
+            for path in paths:
+                try:
+                    whole.update(f"{path.name}\0{next(digests)}\n".encode())
+                except OSError as error:
+                    raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the disk") from None
         return whole.hexdigest()
 
     def _shard(self, name: str) -> SafetensorsFile:

@@ -7,12 +7,14 @@ neither whether there is an image nor where.
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from flyweight import kernels
 from flyweight.formats.base import Array
 from flyweight.kernels.packed import LAYOUT_CLASS
+from flyweight.runtime.ahead import one_ahead
 from flyweight.runtime.image import (
     Image,
     ImageError,
@@ -52,7 +54,8 @@ def write_image(
     description: str,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Read, pack and write every weight; no more than one layer is held. ``advance`` is called after each block.
+    """Read, pack and write every weight; one group of layers is packed while the one before is written, and no more are
+    held. ``advance`` is called after each block.
 
     Raises:
         OSError: when the disk is full or the folder cannot be written; nothing of the image remains.
@@ -65,16 +68,16 @@ def write_image(
         def add_biases(biases: tuple[Array | None, ...]) -> list[Any]:
             return [None if bias is None else asdict(writer.add_array(bias)) for bias in biases]
 
+        packed_groups = one_ahead((group, packing.pack_group(group)) for block in spec.blocks for group in block.groups)
         for block in spec.blocks:
-            for group in block.groups:
-                packed = packing.pack_group(group)
+            for group, packed in islice(packed_groups, len(block.groups)):
                 stored = [writer.add_handle(kernels.packed_kind(handle), [handle]) for handle in packed.handles]
                 biases = add_biases(packed.biases)
                 groups[group.linears[0].name] = {"handles": [asdict(one) for one in stored], "biases": biases}
                 del packed
             advance()
         kind, pieces = packing.pack_head()
-        head = writer.add_handle(kind, pieces)
+        head = writer.add_handle(kind, one_ahead(pieces))
         name = spec.head.linears[0].name
         groups[name] = {"handles": [asdict(head)], "biases": add_biases((packing.head_bias(),))}
         norms = {name: asdict(writer.add_array(norm)) for name, norm in packing.norms().items()}
