@@ -49,9 +49,9 @@ def _read(raw: bytes, kind: type[B], *, lenient: bool, nesting: int) -> tuple[B,
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether objects and lists lie in one another more than so many levels deep."""
+    """Whether objects and lists lie in one another more than so many levels deep, the body itself being the first."""
     level = [value] if isinstance(value, CONTAINERS) else []
-    for _ in range(levels + 1):
+    for _ in range(levels):
         level = [inner for outer in level for inner in _containers(outer)]
         if not level:
             return False
