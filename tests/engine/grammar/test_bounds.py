@@ -66,6 +66,31 @@ def test_what_is_too_large(spec, message):
         check_bounds(spec, LIMITS)
 
 
+@pytest.mark.parametrize(
+    ("limits", "make", "most"),
+    [
+        ({"source_bytes": 100}, lambda count: ConstraintSpec.lark("x" * count), 100),
+        ({"source_bytes": 100}, lambda count: ConstraintSpec.lark("é" * (count // 2) + "x" * (count % 2)), 100),
+        ({"nesting": 5}, lambda count: ConstraintSpec.json_schema('{"items":' * count + "1" + "}" * count), 5),
+        ({"enum_values": 3}, lambda count: ConstraintSpec.choice([f"a{place}" for place in range(count)]), 3),
+        ({"enum_values": 3}, lambda count: ConstraintSpec.json_schema({"items": {"enum": list(range(count))}}), 3),
+        ({"literal_bytes": 9}, lambda count: ConstraintSpec.choice(["a" * count]), 9),
+        ({"literal_bytes": 9}, lambda count: ConstraintSpec.json_schema({"enum": [1, "a" * count]}), 9),
+        ({"literal_bytes": 9}, lambda count: ConstraintSpec.json_schema({"const": "a" * count}), 9),
+        ({"pattern_bytes": 9}, lambda count: ConstraintSpec.regex("a" * count), 9),
+        ({"pattern_bytes": 9}, lambda count: ConstraintSpec.json_schema({"pattern": "a" * count}), 9),
+        ({"repetitions": 9}, lambda count: ConstraintSpec.regex(f"a{{{count}}}"), 9),
+        ({"repetitions": 9}, lambda count: ConstraintSpec.json_schema({"patternProperties": {f"a{{{count}}}": {}}}), 9),
+    ],
+)  # fmt: skip
+def test_each_bound_by_itself(limits, make, most):
+    """All others are as large as ever, so that none of them refuses in its place."""
+    check_bounds(make(most), GrammarLimits(**limits))
+    with pytest.raises(UsageError):
+        check_bounds(make(most + 1), GrammarLimits(**limits))
+    check_bounds(make(most + 1), LIMITS)
+
+
 def test_a_deep_source_is_measured_without_going_deep():
     began = time.perf_counter()
     deep = ConstraintSpec(kind="json_schema", source="[" * 100_000 + "]" * 100_000)

@@ -147,6 +147,34 @@ def test_what_is_refused_says_why_and_where(compiler, spec, message):
     assert "backtrace" not in str(caught.value)
 
 
+def test_sources_are_measured_before_they_are_compiled(monkeypatch):
+    """What the compiler would take is refused for its size, and a grammar that was put together for that of a part."""
+    compiler = make(source_bytes=20)
+    monkeypatch.setattr(compiler, "_find", lambda spec: pytest.fail(f"{spec.origin} is compiled"))
+    with pytest.raises(UsageError, match=r"^regex has 21 bytes and at most 20 are allowed"):
+        compiler.compile(ConstraintSpec.regex("a" * 21))
+    part = ConstraintSpec.json_schema({"const": "a" * 20}, origin="the tool")
+    with pytest.raises(UsageError, match=r"^the tool has 32 bytes and at most 20 are allowed"):
+        compiler.compile(ConstraintSpec.lark('start: "a"', parts=(part,)))
+
+
+def test_states_and_symbols_of_a_grammar_are_bounded():
+    deep = ConstraintSpec.regex("(a|b)*a(a|b){12}")
+    with pytest.raises(UsageError, match=r"cannot be used as a constraint: .*too many states: .* >= 10"):
+        make(lexer_states=10).compile(deep)
+    with pytest.raises(UsageError, match=r"cannot be used as a constraint: grammar size .*limit for this grammar: 10"):
+        make(grammar_symbols=10).compile(ConstraintSpec.json_schema(SCHEMA))
+    constraint = make(lexer_states=50).compile(deep)()
+
+    def answer():
+        for token in TOKENIZER.encode("abbabbaaababbabababaabbbabab", add_special_tokens=False):
+            constraint.masks(())
+            constraint.push(token)
+
+    with pytest.raises(FlyweightError, match=r"cannot go on: .*too many states: 50 >= 50"):
+        answer()
+
+
 def test_recursive_schemas_are_fine(compiler):
     spec = ConstraintSpec.json_schema({"type": "object", "properties": {"child": {"$ref": "#"}}})
     assert accepts(compiler, spec, '{"child":{"child":{}}}')
