@@ -92,11 +92,11 @@ def test_each_bound_by_itself(limits, make, most):
 
 
 def test_a_deep_source_is_measured_without_going_deep():
-    began = time.perf_counter()
+    began = time.thread_time()
     deep = ConstraintSpec(kind="json_schema", source="[" * 100_000 + "]" * 100_000)
     with pytest.raises(UsageError, match="nested 100000 levels"):
         check_bounds(deep, LIMITS)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_limits_are_above_zero():
