@@ -112,7 +112,10 @@ def test_a_real_request_reaches_a_collector():
     assert b"Xyzzy" not in sent
 
 
-def test_a_collector_that_is_not_there_harms_no_request():
+def test_a_collector_that_is_not_there_harms_no_request(monkeypatch):
+    monkeypatch.setattr(
+        "flyweight.serving.tracing.EXPORT_SECONDS", 0.5
+    )  # for the end of the test: a request does not wait for it
     options = ServeOptions(port=0, otlp_endpoint="http://127.0.0.1:9/v1/traces")
     with served({"demo": load(model_path())}, options) as server, server.client() as client:
         body = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}

@@ -24,6 +24,7 @@ from flyweight.version import __version__
 
 MOST_WAITING = 2048
 MOST_PENDING = 1024
+EXPORT_SECONDS = 5.0  # an export may take, with its repetitions
 GRACE_SECONDS = 0.5  # an answer that its client has left ends after its HTTP request
 
 
@@ -160,4 +161,4 @@ def open_traces(endpoint: str) -> Traces:
         raise UsageError(
             f"otlp_endpoint={endpoint!r} is not possible; name an address such as http://host:4318/v1/traces"
         )
-    return Traces(OTLPSpanExporter(endpoint=endpoint, timeout=5))
+    return Traces(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS))

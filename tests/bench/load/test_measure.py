@@ -325,7 +325,7 @@ def test_a_busy_client_says_so(monkeypatch):
 
     monkeypatch.setattr(AnswerReader, "read", slow)
     with FakeOpenAI(lambda number, body: Reply(events=[Event(delay=0.001)] * 6)) as server:
-        report = run(server, requests=8, concurrency=(4,))
+        report = run(server, requests=4, concurrency=(4,))
     client = report.stages[0].recording.client
     assert client.was_the_limit
     assert client.loop_lag_p99 > 0.02
