@@ -17,6 +17,7 @@
 
 #include "dispatch.h"
 #include "operations.h"
+#include "operations/shared_keys.h"
 #include "program/program.h"
 #include "thread_pool.h"
 
@@ -137,6 +138,17 @@ void attend_call(const In<float> &q, const In<uint8_t> &cache, CacheType type, i
   a.block_tables = block_tables.data(), a.query_starts = query_starts.data(), a.context_lengths = context_lengths.data();
   a.scale = scale, a.softcap = softcap, a.window = window, a.keep_first = keep_first, a.sinks = data_or_null(sinks);
   attend(a, size(context_lengths.shape(0)));
+}
+
+std::vector<std::tuple<std::vector<int32_t>, int64_t>> shared_keys_call(const In<int32_t> &block_tables, const In<int32_t> &query_starts,
+                                                                        const In<int32_t> &context_lengths, int64_t block_size, int64_t window,
+                                                                        int64_t most_sequences) {
+  AttendArguments a{};
+  a.layout.block_size = block_size, a.max_blocks = size(block_tables.shape(1)), a.window = window;
+  a.block_tables = block_tables.data(), a.query_starts = query_starts.data(), a.context_lengths = context_lengths.data();
+  std::vector<std::tuple<std::vector<int32_t>, int64_t>> found;
+  for (SharedGroup &group : find_shared_keys(a, size(context_lengths.shape(0)), most_sequences)) found.emplace_back(std::move(group.sequences), group.key_end);
+  return found;
 }
 
 void gptq_group_call(const Rows<const float> &weight, const In<float> &inverse_cholesky, const In<float> &ratios, float minimum, float maximum,
@@ -342,6 +354,8 @@ NB_MODULE(_native, m) {
         "cache_type"_a, "head_dim"_a, "block_size"_a);
   m.def("cache_write", &cache_write_call, "k"_a.noconvert(), "v"_a.noconvert(), "cache"_a.noconvert(), "cache_type"_a, "block_size"_a,
         "slots"_a.noconvert());
+  m.def("shared_keys", &shared_keys_call, "block_tables"_a.noconvert(), "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(),
+        "block_size"_a, "window"_a, "most_sequences"_a);
   m.def("attend", &attend_call, "q"_a.noconvert(), "cache"_a.noconvert(), "cache_type"_a, "block_size"_a, "block_tables"_a.noconvert(),
         "query_starts"_a.noconvert(), "context_lengths"_a.noconvert(), "sinks"_a.noconvert().none(), "out"_a.noconvert(), "scale"_a,
         "softcap"_a, "window"_a, "keep_first"_a);

@@ -81,13 +81,29 @@ struct AttendArguments {
   float *partials;                // room for what tasks leave for attend_merge
 };
 
+// Sequences of one new token each whose first keys lie in the same blocks: these are read once for all of them, and what they give
+// is left at arguments.partials + partials, [kv_head][chunk][sequence][head of the group].
+struct SharedKeys {
+  const int32_t *sequences;
+  int32_t count;
+  int64_t key_end; // whole tiles
+  int64_t partials;
+
+  int64_t chunks() const { return (key_end + kKeyChunk - 1) / kKeyChunk; }
+};
+
 // Queries [query_begin, query_end) of a sequence against one key/value head. Unless `partials` is -1, what
 // the chunks of keys [chunk_begin, chunk_end) give is left for attend_merge: first_chunk's at arguments.partials + partials,
-// the others after it.
+// the others after it. With `shared` the task is the shared keys themselves for all of their sequences (place -1), or begins
+// behind them, for the sequence at this place among theirs.
 struct AttendTask {
   int32_t sequence, kv_head, query_begin, query_end;
   int32_t chunk_begin, chunk_end, first_chunk;
   int64_t partials;
+  const SharedKeys *shared;
+  int32_t place;
+
+  bool is_common() const { return shared && place < 0; }
 };
 
 constexpr int kGptqRun = 8; // columns whose updates from earlier errors run side by side

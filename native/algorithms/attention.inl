@@ -272,7 +272,8 @@ FLYWEIGHT_INLINE void merge_row(int64_t head, float *sums, float *largest, float
 
 // Where a query's head begins in q and out.
 FLYWEIGHT_INLINE int64_t row_offset(const AttendArguments &a, const AttendTask &task, int64_t row) {
-  const int64_t group = a.num_heads / a.layout.num_kv_heads, token = a.query_starts[task.sequence] + task.query_begin + row / group;
+  const int64_t group = a.num_heads / a.layout.num_kv_heads, query = row / group;
+  const int64_t token = task.is_common() ? a.query_starts[task.shared->sequences[query]] : a.query_starts[task.sequence] + task.query_begin + query;
   return (token * a.num_heads + task.kv_head * group + row % group) * a.layout.head_dim;
 }
 
@@ -293,13 +294,23 @@ FLYWEIGHT_INLINE void finish_row(const AttendArguments &a, const AttendTask &tas
 // One chunk's results of a row as they wait for the merge: sums, then the maximum and the total.
 inline int64_t partial_floats(const CacheLayout &layout) { return layout.padded_dim + 16; }
 
+// Where shared keys leave the result of one chunk for one row of the heads of a group.
+inline float *shared_record(const AttendArguments &a, const AttendTask &task, int64_t chunk, int64_t row) {
+  const int64_t rows = task.shared->count * (a.num_heads / a.layout.num_kv_heads);
+  return a.partials + task.shared->partials + ((task.kv_head * task.shared->chunks() + chunk) * rows + row) * partial_floats(a.layout);
+}
+
 inline void attend_merge(const AttendArguments &a, const AttendTask &task) {
-  const int64_t rows = (task.query_end - task.query_begin) * (a.num_heads / a.layout.num_kv_heads), head = a.layout.padded_dim;
-  const int64_t record = partial_floats(a.layout);
+  const int64_t group = a.num_heads / a.layout.num_kv_heads, rows = (task.query_end - task.query_begin) * group, head = a.layout.padded_dim;
+  const int64_t record = partial_floats(a.layout), begin = task.shared ? 0 : task.first_chunk;
   for (int64_t row = 0; row < rows; ++row) {
-    float *first = a.partials + task.partials + row * record;
-    for (int64_t chunk = 1; chunk < task.chunk_end - task.chunk_begin; ++chunk) {
-      const float *next = a.partials + task.partials + (chunk * rows + row) * record;
+    const auto result_of = [&](int64_t chunk) {
+      if (chunk < task.first_chunk) return shared_record(a, task, chunk, task.place * group + row);
+      return a.partials + task.partials + ((chunk - task.first_chunk) * rows + row) * record;
+    };
+    float *first = result_of(begin);
+    for (int64_t chunk = begin + 1; chunk < task.chunk_end; ++chunk) {
+      const float *next = result_of(chunk);
       merge_row(head, first, first + head, first + head + 1, next, next[head], next[head + 1]);
     }
     finish_row(a, task, row, first, first[head], first[head + 1]);
@@ -309,12 +320,15 @@ inline void attend_merge(const AttendArguments &a, const AttendTask &task) {
 inline void attend(const AttendArguments &a, const AttendTask &task, float *workspace) {
   const CacheLayout &layout = a.layout;
   const int64_t group = a.num_heads / layout.num_kv_heads, head = layout.padded_dim;
-  const int64_t queries = task.query_end - task.query_begin, rows = queries * group, record = partial_floats(layout);
+  const bool common = task.is_common();
+  const int64_t queries = common ? task.shared->count : task.query_end - task.query_begin, rows = queries * group, record = partial_floats(layout);
   AttendPlace place;
   attend_place(a, rows, workspace, &place);
+  place.rounds = place.rounds && !common; // a neighbour changes no bit
   const RoundedTile tile = rounded_tile(layout, place.expanded, place.tile_scales);
   const int64_t new_tokens = a.query_starts[task.sequence + 1] - a.query_starts[task.sequence];
-  const int64_t first_position = a.context_lengths[task.sequence] - new_tokens + task.query_begin, last_position = first_position + queries - 1;
+  const int64_t first_position = common ? task.shared->key_end - 1 : a.context_lengths[task.sequence] - new_tokens + task.query_begin;
+  const int64_t last_position = common ? first_position : first_position + queries - 1, own_begin = task.shared && !common ? task.shared->key_end : 0;
   const auto oldest_of = [&](int64_t position) { return a.window > 0 && position >= a.window ? position - a.window + 1 : int64_t{0}; };
   const int64_t oldest = oldest_of(first_position);
   for (int64_t row = 0; row < rows; ++row) {
@@ -330,12 +344,14 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
   // The next tile from `key` on that anyone sees, or one that begins beyond the last position.
   const auto seen_from = [&](int64_t key) { return key < a.keep_first || key + kKeyTile > oldest ? key : oldest / kKeyTile * kKeyTile; };
   for (int64_t chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+    const bool begun = chunk * kKeyChunk < own_begin; // by the shared keys
     for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, splat(0.0f));
-      place.largest[row] = -__builtin_inff(), place.totals[row] = 0.0f;
+      const float *from = begun ? shared_record(a, task, chunk, task.place * group + row) : nullptr;
+      for (int64_t i = 0; i < head; i += 16) store(place.sums + row * head + i, begun ? load(from + i) : splat(0.0f));
+      place.largest[row] = begun ? from[head] : -__builtin_inff(), place.totals[row] = begun ? from[head + 1] : 0.0f;
     }
     const int64_t chunk_end = (chunk + 1) * kKeyChunk;
-    for (int64_t key = seen_from(chunk * kKeyChunk); key < chunk_end && key <= last_position;) {
+    for (int64_t key = begun ? own_begin : seen_from(chunk * kKeyChunk); key < chunk_end && key <= last_position;) {
       const int64_t following = seen_from(key + kKeyTile);
       CacheUnits units{};
       for (int64_t u = 0; u < kTileUnits; ++u) {
@@ -346,7 +362,7 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
       }
       const int64_t width = units.count * kCacheUnit;
       const auto visible_of = [&](int64_t row) {
-        const int64_t position = first_position + row / group;
+        const int64_t position = common ? first_position : first_position + row / group;
         const auto within = [&](int64_t at) { return at <= key ? int64_t{0} : at - key < width ? at - key : width; };
         VisibleKeys visible{within(a.keep_first < position + 1 ? a.keep_first : position + 1), within(oldest_of(position)), within(position + 1)};
         if (visible.begin < visible.first_end) visible.begin = visible.first_end;
@@ -358,7 +374,7 @@ inline void attend(const AttendArguments &a, const AttendTask &task, float *work
     }
     for (int64_t row = 0; row < rows; ++row) {
       if (task.partials >= 0) {
-        float *to = a.partials + task.partials + ((chunk - task.first_chunk) * rows + row) * record;
+        float *to = common ? shared_record(a, task, chunk, row) : a.partials + task.partials + ((chunk - task.first_chunk) * rows + row) * record;
         for (int64_t i = 0; i < head; i += 16) store(to + i, load(place.sums + row * head + i));
         to[head] = place.largest[row], to[head + 1] = place.totals[row];
       } else {

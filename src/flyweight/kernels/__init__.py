@@ -7,7 +7,7 @@ KernelError. This package knows no model, no file and no storage format beyond t
 """
 
 from flyweight.kernels._native import LinearHandle, release_free_memory, share_one_heap
-from flyweight.kernels.attention import attend, cache_write
+from flyweight.kernels.attention import attend, cache_write, shared_keys
 from flyweight.kernels.cache_layout import CACHE_UNIT, KV_DTYPES, Cache, CacheLayout, KVDtype
 from flyweight.kernels.codes import unpack_codes
 from flyweight.kernels.columns import GptqGroup, ScaleRule, gptq_group
@@ -83,6 +83,7 @@ __all__ = [
     "sample",
     "sample_with_log_probabilities",
     "share_one_heap",
+    "shared_keys",
     "thread_count",
     "unpack_codes",
     "use_batch_invariant",

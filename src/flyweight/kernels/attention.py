@@ -51,10 +51,11 @@ def attend(
     """Causal attention of new tokens over their sequences' cached keys and values, their own included.
 
     The last new token of a sequence sits at position ``context_length - 1``. Head h reads key/value head
-    ``h // (heads // kv_heads)``. A token's result is the same bits whatever other sequences are in the call and on any
-    number of threads; and however its prompt was cut into calls, unless the cache is bfloat16 outside batch-invariant
-    mode: there many queries of one sequence (48 rows, queries times heads of a group) are multiplied in whole numbers
-    of 16 bits where no instruction multiplies bfloat16.
+    ``h // (heads // kv_heads)``. Blocks that several sequences hold are read once for all of them (``shared_keys``). A
+    token's result is the same bits whatever other sequences are in the call and on any number of threads; and however
+    its prompt was cut into calls, unless the cache is bfloat16 outside batch-invariant mode: there many queries of one
+    sequence (48 rows, queries times heads of a group) are multiplied in whole numbers of 16 bits where no instruction
+    multiplies bfloat16.
 
     Args:
         q: float32 (tokens, heads, head_dim), sequence after sequence.
@@ -111,6 +112,30 @@ def attend(
         keep_first,
     )
     return out
+
+
+def shared_keys(
+    block_tables: NDArray[np.int32],
+    query_starts: NDArray[np.int32],
+    context_lengths: NDArray[np.int32],
+    *,
+    block_size: int,
+    window: int = 0,
+    most_sequences: int = 128,
+) -> list[tuple[list[int], int]]:
+    """Which sequences of a call ``attend`` reads keys and values for together, since they hold the same blocks.
+
+    Only sequences of one new token, without a window; at least two in a group, each in one group at most. A common
+    beginning (a system prompt) is found, as many of those that begin alike as save most reading; not a tree of them.
+
+    Args:
+        block_tables, query_starts, context_lengths, window: as for ``attend``.
+        most_sequences: in one group.
+
+    Returns:
+        For each group its sequences and how many first keys are shared, a multiple of 128.
+    """
+    return _native.shared_keys(block_tables, query_starts, context_lengths, block_size, window, most_sequences)
 
 
 def check_cache(cache: Cache, layout: CacheLayout) -> None:
