@@ -117,10 +117,11 @@ void check_attention() {
     for (const CacheType type : {CacheType::kFloat32, CacheType::kFloat16, CacheType::kBfloat16, CacheType::kInt8, CacheType::kInt4}) {
       constexpr int64_t heads = 6, kv_heads = 2, block = 32, blocks = 40;
       const CacheLayout layout = CacheLayout::make(type, kv_heads, head, block);
-      std::vector<int32_t> tables(3 * 35);
+      std::vector<int32_t> tables(4 * 35);
       for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>((7 * i) % blocks);
-      const std::vector<int32_t> starts{0, 1, 18, 19}, lengths{11, 44, 1100};
-      const std::vector<float> q = numbers(19 * heads * head), k = numbers(block * blocks * kv_heads * head), v = numbers(block * blocks * kv_heads * head);
+      std::copy_n(tables.begin() + 70, 20, tables.begin() + 105); // the last two begin alike
+      const std::vector<int32_t> starts{0, 1, 18, 19, 20}, lengths{11, 44, 1100, 800};
+      const std::vector<float> q = numbers(20 * heads * head), k = numbers(block * blocks * kv_heads * head), v = numbers(block * blocks * kv_heads * head);
       const std::vector<float> sinks = numbers(heads);
       std::vector<int64_t> slots(static_cast<size_t>(blocks * block));
       for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
@@ -134,7 +135,7 @@ void check_attention() {
           a.block_tables = tables.data(), a.query_starts = starts.data(), a.context_lengths = lengths.data();
           a.scale = 0.1f, a.softcap = window == 9 ? 5.0f : 0.0f, a.window = window, a.keep_first = window == 9 ? 3 : 0;
           a.sinks = window ? sinks.data() : nullptr;
-          attend(a, 3);
+          attend(a, 4);
           return out;
         }, type == CacheType::kBfloat16 ? 1e-2f : 1e-3f);
     }
@@ -221,7 +222,7 @@ void check_program() {
   const Place hidden{Region::kHidden, 0, width, 0}, raw{Region::kLogits, 0, wide, 0};
   compare("program", [&] {
     Program program;
-    program.append(instruction::Embed{table.data(), Storage::kFloat16, vocabulary, width, 0.7f, x});
+    program.append(instruction::Embed{table.data(), -1, 0, Storage::kFloat16, vocabulary, width, 0.7f, x});
     program.append(instruction::Heads{x, normed, 1, width, weight.data(), 1e-5f, 1.0f, -1, 0});
     program.append(instruction::Linear{&up, nullptr, normed, qkv});
     program.append(instruction::Heads{some, turned, heads, head, weight.data(), 1e-5f, 0.0f, 0, head});
