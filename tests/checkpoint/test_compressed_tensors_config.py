@@ -189,7 +189,7 @@ def test_what_is_malformed(value, message):
     assert str(caught.value).endswith("download config.json again")
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None)
 @given(data=st.data())
 def test_any_config_is_read_or_refused(data):
     values = st.one_of(

@@ -502,7 +502,7 @@ def mutated_configs(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(config=mutated_configs())
 def test_mutated_configs_give_a_spec_or_one_of_our_errors(config: dict[str, Any]) -> None:
     try:

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
 def test_a_short_soak(tmp_path):
-    command = [sys.executable, SCRIPT, "--seconds", "4", "--json", tmp_path / "soak.json"]
+    command = [sys.executable, SCRIPT, "--seconds", "2", "--json", tmp_path / "soak.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     if done.returncode:
         pytest.fail(done.stdout[-3000:] + done.stderr[-3000:])

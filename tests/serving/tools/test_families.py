@@ -169,7 +169,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_pieces_give_the_same(data):
     name = data.draw(st.sampled_from(sorted(BY_NAME)))
