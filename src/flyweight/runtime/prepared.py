@@ -28,9 +28,8 @@ HEAD_CHOICES = ("as-stored", "int8", "int4")
 
 SMALL_BITS = 4  # codes of so many bits lie two to a byte
 PIECE_ROWS = 1024  # a multiple of the outputs that any packed panel holds: pieces of so many rows join without a seam
-PIECE_WEIGHTS = (
-    1 << 21
-)  # of a head that are read and packed at once: larger arrays get fresh pages from the system each time
+# Of a head that are rounded and packed at once; the system would give much larger arrays fresh pages every time.
+PIECE_WEIGHTS = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
