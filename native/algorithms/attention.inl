@@ -67,12 +67,6 @@ FLYWEIGHT_INLINE F32x16 store_parts(F32x16 x, F32x16 inverse, int8_t *high, int8
 }
 constexpr float kMostParts = 32512.0f; // 256 * 127
 
-FLYWEIGHT_INLINE F32x16 round_to_bfloat16(F32x16 x) {
-  uint16_t halves[16];
-  store_bfloat16(halves, x);
-  return load_bfloat16(halves);
-}
-
 FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace &place, int64_t row, const float *from) {
   const CacheLayout &layout = a.layout;
   const int64_t head = layout.padded_dim;
@@ -81,7 +75,7 @@ FLYWEIGHT_INLINE void prepare_query(const AttendArguments &a, const AttendPlace 
   F32x16 biggest = splat(0.0f), alarm = splat(0.0f);
   for (int64_t i = 0; i < head; i += 16) {
     const F32x16 values = mul(load_first(from + i, a.layout.head_dim - i < 16 ? a.layout.head_dim - i : 16), splat(a.scale));
-    if (layout.type == CacheType::kBfloat16 && place.wide()) store(floats + i, round_to_bfloat16(values));
+    if (layout.type == CacheType::kBfloat16 && (kFloatInputs || place.wide())) store(floats + i, nearest_bfloat16(values));
     else if (layout.type == CacheType::kBfloat16) store_bfloat16(halves + i, values);
     else if (!is_integer(layout.type)) store(floats + i, values);
     biggest = max(biggest, abs(values)), alarm = add(alarm, sub(values, values));
@@ -140,9 +134,9 @@ FLYWEIGHT_INLINE float place_weights(const CacheLayout &layout, const AttendPlac
   if (layout.type == CacheType::kBfloat16) {
     uint16_t *halves = static_cast<uint16_t *>(place.weights) + row * kKeyTile;
     for (int64_t t = 0; t < width; t += 16) {
-      store_bfloat16(halves + t, load(scores + t));
-      const F32x16 rounded = load_bfloat16(halves + t);
-      if (place.wide()) store(scores + t, rounded);
+      const F32x16 rounded = nearest_bfloat16(load(scores + t));
+      if (kFloatInputs || place.wide()) store(scores + t, rounded);
+      else store_bfloat16(halves + t, rounded);
       total = add(total, rounded);
     }
     return sum(total);
@@ -177,7 +171,7 @@ FLYWEIGHT_INLINE int64_t rows_of_floats(const CacheLayout &layout, const AttendP
     if (scores) {
       score_tile<Words, ROWS>(layout, units, reinterpret_cast<const Input *>(place.queries) + row * layout.padded_dim, layout.padded_dim, place.scores + row * kKeyTile);
     } else {
-      const void *weights = Words::kPerStep == 2 ? place.weights : place.scores;
+      const void *weights = std::is_same_v<Input, float> ? place.scores : place.weights;
       value_tile<Words, ROWS>(layout, units, static_cast<const Input *>(weights) + row * kKeyTile, place.sums + row * layout.padded_dim);
     }
   }

@@ -29,7 +29,7 @@ struct Float16Words {
 };
 
 struct PairWords {
-  using Input = uint16_t;
+  using Input = std::conditional_t<kFloatInputs, float, uint16_t>;
   using Weight = BfPairs;
   static constexpr int64_t kPerStep = 2, kBytes = 64;
   static FLYWEIGHT_INLINE Weight weight(const uint8_t *p) { return load_pairs(p); }

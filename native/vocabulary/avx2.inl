@@ -10,6 +10,7 @@ constexpr int kStreamRows = 4;
 constexpr int kAttendRows = 4;
 constexpr int kAttendVectors = 1;
 constexpr int64_t kExpandedRows = 12;
+constexpr bool kFloatInputs = true;
 constexpr int64_t kRoundedRows = 48;
 
 struct F32x16 { __m256 a, b; };
@@ -109,6 +110,7 @@ FLYWEIGHT_INLINE __m256i round_to_bfloat16(__m256 x) {
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
 }
+FLYWEIGHT_INLINE F32x16 nearest_bfloat16(F32x16 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(round_to_bfloat16(x.a), 16)), _mm256_castsi256_ps(_mm256_slli_epi32(round_to_bfloat16(x.b), 16))}; }
 FLYWEIGHT_INLINE __m256i pack_bfloat16(F32x16 x) {
   return _mm256_permute4x64_epi64(_mm256_packus_epi32(round_to_bfloat16(x.a), round_to_bfloat16(x.b)), 0xd8);
 }
@@ -164,6 +166,7 @@ FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) {
   const __m256i both = _mm256_set1_epi32(word);
   return {even_half(both), odd_half(both)};
 }
+FLYWEIGHT_INLINE BfInput load_pair(const float *p) { return {_mm256_broadcast_ss(p), _mm256_broadcast_ss(p + 1)}; }
 FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return {even_half(w.a), even_half(w.b)}; }
 FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return {odd_half(w.a), odd_half(w.b)}; }
 FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) {

@@ -11,6 +11,7 @@ constexpr int kStreamRows = 2;    // up to this many rows, integer codes are rea
 constexpr int kAttendRows = 1;    // rows and vectors of one register tile of attention
 constexpr int kAttendVectors = 1;
 constexpr int64_t kExpandedRows = 0; // from so many rows on attention turns floating point tiles of the cache into float32; 0: never
+constexpr bool kFloatInputs = false; // bfloat16 keys and values meet inputs that were widened to float32 before
 constexpr int64_t kRoundedRows = 48; // the same for tiles of bfloat16 into whole numbers of 16 bits
 
 // The compiler's own vectors: it cuts them into whatever registers the baseline has.
@@ -70,6 +71,7 @@ FLYWEIGHT_INLINE void transpose(F32x16 (&rows)[16]) {
 FLYWEIGHT_INLINE F32x16 load_float16(const uint16_t *p) { F32x16 r; FLYWEIGHT_EACH r[i] = float_of_half(p[i]); return r; }
 FLYWEIGHT_INLINE void store_float16(uint16_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = half_of_float(a[i]); }
 FLYWEIGHT_INLINE F32x16 load_bfloat16(const uint16_t *p) { F32x16 r; FLYWEIGHT_EACH r[i] = float_of_bfloat16(p[i]); return r; }
+FLYWEIGHT_INLINE F32x16 nearest_bfloat16(F32x16 a) { FLYWEIGHT_EACH a[i] = float_of_bfloat16(bfloat16_of_float(a[i])); return a; }
 FLYWEIGHT_INLINE void store_bfloat16(uint16_t *p, F32x16 a) { FLYWEIGHT_EACH p[i] = bfloat16_of_float(a[i]); }
 // The same, each eight reordered: 0, 2, 4, 6, 1, 3, 5, 7. So do pairs_of_half_bytes and pairs_of_bytes yield them.
 FLYWEIGHT_INLINE void store_bfloat16_pairs(uint16_t *p, F32x16 a) {
@@ -101,6 +103,7 @@ FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { retu
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {words_of(load_bytes(p))}; }
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) { return {float_of_bfloat16(p[0]), float_of_bfloat16(p[1])}; }
+FLYWEIGHT_INLINE BfInput load_pair(const float *p) { return {p[0], p[1]}; }
 FLYWEIGHT_INLINE F32x16 floats_of(Words bits) { F32x16 r; __builtin_memcpy(&r, &bits, 64); return r; }
 FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return floats_of(w.v << 16); }
 FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return floats_of(w.v & 0xffff0000u); }
