@@ -22,8 +22,9 @@ demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
 
 # A file stays with one worker, and files go out in the order of tests/support/order.py, not by their number of tests.
+# The asserts that pytest has rewritten are kept for the next time.
 test: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # pytest's own asserts are statements of its rewriting and hold under -O; it warns about those in helpers, which raise.
 test-optimized: $(VENV)/.test-installed

@@ -19,7 +19,7 @@ from flyweight.checkpoint.safetensors_file import SafetensorsFile
 from flyweight.errors import CheckpointError
 
 MANY = settings(
-    max_examples=1200, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=800, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TENSORS = {
     "model.embed_tokens.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
@@ -122,7 +122,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(MANY, max_examples=800)
+@settings(MANY, max_examples=600)
 @given(data=st.data())
 def test_headers_that_lie(path, data):
     header = copy.deepcopy(HEADER)
