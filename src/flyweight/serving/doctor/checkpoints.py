@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from flyweight.checkpoint.huggingface import Checkpoint
 from flyweight.demo_model import model_path
@@ -11,11 +12,28 @@ from flyweight.errors import FlyweightError
 from flyweight.serving.doctor.finding import Trials
 from flyweight.serving.doctor.subject import Subject
 
+# Names that no other module has: one that is imported already would not be executed again.
 REMOTE_CODE = {
-    "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model", "AutoTokenizer": ["code.T", None]},
+    "auto_map": {
+        "AutoConfig": "configuration_stranger.Config",
+        "AutoModelForCausalLM": "modeling_stranger.Model",
+        "AutoTokenizer": ["tokenization_stranger.T", None],
+    },
     "trust_remote_code": True,
-    "custom_pipelines": {"x": {"impl": "code.P"}},
+    "custom_pipelines": {"x": {"impl": "modeling_stranger.P"}},
 }
+CODE_FILES = (
+    "configuration_stranger.py", "modeling_stranger.py", "tokenization_stranger.py", "__init__.py", "setup.py",
+    "conftest.py", "sitecustomize.py",
+)  # fmt: skip
+PICKLE_FILES = (
+    "pytorch_model.bin",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pth",
+    "tokenizer.pkl",
+    "model.ckpt",
+)
 
 
 def remote_code(subject: Subject, trials: Trials) -> None:
@@ -28,24 +46,25 @@ def remote_code(subject: Subject, trials: Trials) -> None:
         if path.suffix in (".json", ".safetensors"):
             shutil.copyfile(path, folder / path.name)
     code = f"open({str(witness)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\nclass T: pass\nclass P: pass\n"
-    for name in ("code.py", "modeling_code.py", "configuration_code.py", "__init__.py", "setup.py", "conftest.py"):
+    for name in CODE_FILES:
         (folder / name).write_text(code)
+    for name in PICKLE_FILES:  # opens the witness when it is read
+        (folder / name).write_bytes(b"cbuiltins\nopen\n(V" + str(witness).encode("raw_unicode_escape") + b"\nVw\ntR.")
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         path.write_text(json.dumps({**json.loads(path.read_text()), **REMOTE_CODE}))
     try:
         model = load(folder)
         model.generate(["2 + 2 ="])
-        found = "loaded"
+        found = "it answers"
     except FlyweightError as error:
         found = str(error)
-    trials.expect(
-        not witness.exists(),
-        tried="a checkpoint with auto_map and code",
-        found=f"{found}; code ran",
-        wanted="no code runs",
-    )
+    tried = "a checkpoint with auto_map, code and pickles"
+    trials.expect(not witness.exists(), tried=tried, found=f"{found}; code ran", wanted="no code runs")
+    # Refused for another reason, it would say nothing about code.
+    trials.expect(found == "it answers", tried=tried, found=found, wanted="that it answers without them")
     shutil.rmtree(folder)
+    witness.unlink(missing_ok=True)
 
 
 def file_parsing(subject: Subject, trials: Trials) -> None:
@@ -56,59 +75,88 @@ def file_parsing(subject: Subject, trials: Trials) -> None:
     folder = subject.work / "damaged"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text((model_path() / "config.json").read_text())
-    for name, content in _damaged_files().items():
-        (folder / "model.safetensors").write_bytes(content)
-        trials.expect(
-            _refuses(folder), tried=f"safetensors: {name}", found="another error, or none", wanted="a refusal"
-        )
-    shutil.copyfile(model_path() / "model.safetensors", folder / "model.safetensors")
-    for name, text in (
-        ("not JSON", "{"),
-        ("nested", '{"a":' * 100_000 + "1" + "}" * 100_000),
-        ("a list", "[]"),
-        ("bytes that are no text", "\udcff"),
-    ):
+    weights, outside = folder / "model.safetensors", subject.work / "outside.safetensors"
+    for name, (content, says) in _damaged_files().items():
+        weights.write_bytes(content)
+        _expect_refusal(trials, folder, f"safetensors: {name}", says)
+    shutil.copyfile(model_path() / weights.name, outside)
+    weights.unlink()
+    name_of_tensor = Checkpoint.open(model_path()).names[0]
+    (folder / ".hidden.safetensors").symlink_to(outside)
+    for shard in ("../outside.safetensors", str(outside), "./../outside.safetensors", ".hidden.safetensors"):
+        index = {"weight_map": {name_of_tensor: shard}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        _expect_refusal(trials, folder, f"an index that names {shard}", "not the name of a .safetensors file")
+    (folder / "model.safetensors.index.json").unlink()
+    shutil.move(outside, weights)
+    for name, (text, says) in _damaged_configs().items():
         (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-        trials.expect(
-            _refuses(folder), tried=f"config.json: {name}", found="another error, or none", wanted="a refusal"
-        )
+        _expect_refusal(trials, folder, f"config.json: {name}", says)
     shutil.rmtree(folder)
 
 
-def _damaged_files() -> dict[str, bytes]:
+def _damaged_configs() -> dict[str, tuple[str, str]]:
+    """Texts of config.json, and what each is refused for."""
+    return {
+        "not JSON": ("{", "is not valid JSON"),
+        "nested": ('{"a":' * 100_000 + "1" + "}" * 100_000, "is not valid JSON"),
+        "a list": ("[]", "holds a JSON list"),
+        "bytes that are no text": ("\udcff", "is not valid JSON"),
+    }
+
+
+def _damaged_files() -> dict[str, tuple[bytes, str]]:
+    """Weights, and what each is refused for: another check must not be what refuses them."""
+
     def header(entry: object, size: int = 8) -> bytes:
         text = json.dumps(entry).encode()
         return len(text).to_bytes(8, "little") + text + bytes(size)
 
-    def tensor(shape: list[int], offsets: list[int], dtype: str = "F32") -> bytes:
+    def tensor(shape: list[Any], offsets: list[int], dtype: str = "F32") -> bytes:
         return header({"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}})
+
+    def two(first: list[int], second: list[int], size: int) -> bytes:
+        entries = {
+            name: {"dtype": "U8", "shape": [8], "data_offsets": at} for name, at in (("a", first), ("b", second))
+        }
+        return header(entries, size)
 
     text = (
         b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     )
     return {
-        "empty": b"",
-        "half a length": b"\x01\x00",
-        "a header longer than the file": (2**40).to_bytes(8, "little") + b"{}",
-        "a header of 2^64": b"\xff" * 8 + b"{}",
-        "offsets past the end": tensor([2], [0, 2**40]),
-        "offsets backwards": tensor([2], [8, 0]),
-        "a negative offset": tensor([2], [-8, 0]),
-        "a product of dimensions that overflows": tensor([2**32, 2**32], [0, 8]),
-        "a negative dimension": tensor([-2], [0, 8]),
-        "a million dimensions": tensor([1] * 1_000_000 + [2], [0, 8]),
-        "an unknown type": tensor([2], [0, 8], "PICKLE"),
-        "a name twice": len(text).to_bytes(8, "little") + text + bytes(8),
-        "nested": (200_000).to_bytes(8, "little") + b"[" * 200_000,
-        "zeros": bytes(4096),
+        "empty": (b"", "not even the 8 of the header length"),
+        "half a length": (b"\x01\x00", "not even the 8 of the header length"),
+        "a header longer than the file": ((2**20).to_bytes(8, "little") + b"{}", "but has only 2 after it"),
+        "a header of 2^64": (b"\xff" * 8 + b"{}", "at most 100000000 are allowed"),
+        "offsets past the end": (tensor([2**38], [0, 2**40]), "is truncated"),
+        "more bytes than its shape": (tensor([1], [0, 8]), "needs 4"),
+        "offsets backwards": (tensor([2], [8, 0]), "begin <= end"),
+        "a negative offset": (tensor([2], [-8, 0]), "begin <= end"),
+        "a product of dimensions that overflows": (tensor([2**32, 2**32], [0, 8]), "larger than any array"),
+        "a negative dimension": (tensor([-2, -1], [0, 8]), "non-negative integers"),
+        "a dimension that is true": (tensor([True, 2], [0, 8]), "non-negative integers"),
+        "a million dimensions": (tensor([1] * 1_000_000 + [2], [0, 8]), "at most 32"),
+        "an unknown type": (tensor([2], [0, 8], "PICKLE"), "which is not known"),
+        "tensors that overlap": (two([0, 8], [4, 12], 12), "overlap"),
+        "a hole between tensors": (two([0, 8], [12, 20], 20), "a hole of 4 bytes"),
+        "bytes behind the last tensor": (two([0, 8], [8, 16], 20), "that belong to none"),
+        "a name that is not text": (header({"\x1b[2J": {}}, 0), "not printable text"),
+        "a name twice": (len(text).to_bytes(8, "little") + text + bytes(8), "appears twice"),
+        "nested": ((200_000).to_bytes(8, "little") + b'{"a":' + b"[" * 199_995, "is not valid JSON"),
+        "a list": ((2).to_bytes(8, "little") + b"[]", "starts with"),
+        "zeros": (bytes(4096), "starts with"),
     }
 
 
-def _refuses(folder: Path) -> bool:
+def _expect_refusal(trials: Trials, folder: Path, tried: str, says: str) -> None:
     try:
         Checkpoint.open(folder)
+        found = "nothing refuses it"
     except FlyweightError as error:
-        return str(error).isprintable()
-    except Exception:  # noqa: BLE001 - anything but our own error is what is looked for
-        return False
-    return False
+        found = str(error)
+    except Exception as error:  # noqa: BLE001 - anything but our own error is what is looked for
+        found = f"{type(error).__name__}, which nobody expects"
+    trials.expect(
+        says in found and found.isprintable(), tried=tried, found=found[:200], wanted=f"a refusal that says {says!r}"
+    )
