@@ -83,10 +83,10 @@ def file_parsing(subject: Subject, trials: Trials) -> None:
     weights.unlink()
     name_of_tensor = Checkpoint.open(model_path()).names[0]
     (folder / ".hidden.safetensors").symlink_to(outside)
-    for shard in ("../outside.safetensors", str(outside), "./../outside.safetensors", ".hidden.safetensors"):
+    for shard in ("../outside.safetensors", str(outside), ".hidden.safetensors", "\x1b[2J.safetensors", "a.pkl"):
         index = {"weight_map": {name_of_tensor: shard}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        _expect_refusal(trials, folder, f"an index that names {shard}", "not the name of a .safetensors file")
+        _expect_refusal(trials, folder, f"an index that names {shard!r}", "not the name of a .safetensors file")
     (folder / "model.safetensors.index.json").unlink()
     shutil.move(outside, weights)
     for name, (text, says) in _damaged_configs().items():
@@ -145,6 +145,10 @@ def _damaged_files() -> dict[str, tuple[bytes, str]]:
         "a name twice": (len(text).to_bytes(8, "little") + text + bytes(8), "appears twice"),
         "nested": ((200_000).to_bytes(8, "little") + b'{"a":' + b"[" * 199_995, "is not valid JSON"),
         "a list": ((2).to_bytes(8, "little") + b"[]", "starts with"),
+        "a number that is none": ((9).to_bytes(8, "little") + b'{"a":NaN}', "is no JSON number"),
+        "a header that is no text": ((8).to_bytes(8, "little") + b'{"\xff":{}}', "is not UTF-8"),
+        "an entry without a type": (header({"a": {"shape": [2], "data_offsets": [0, 8]}}), "needed: data_offsets"),
+        "metadata that are no texts": (header({"__metadata__": {"a": 1}}, 0), "map names to strings"),
         "zeros": (bytes(4096), "starts with"),
     }
 
