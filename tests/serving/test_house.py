@@ -222,6 +222,12 @@ def test_refusals(admin, root, body, status, says):
     assert "x" not in [card["id"] for card in admin.get("/v1/models").json()["data"]]
 
 
+def test_a_whole_path_is_refused_even_below_the_root(admin, root):
+    answer = admin.post("/v1/admin/models", json={"name": "x", "path": str(root / "second")})
+    assert answer.status_code == 400
+    assert "below" in answer.json()["error"]["message"]
+
+
 def test_a_failed_swap_leaves_the_old_one(server, admin):
     before = server.state.services["chat"]
     for path, status in (("broken", 400), ("missing", 404)):

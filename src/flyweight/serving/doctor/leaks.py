@@ -1,5 +1,8 @@
 """Checks of what answers and logs tell: nothing of the server's insides, no other client's words, no forged lines."""
 
+import os
+
+from flyweight.demo_model import model_path
 from flyweight.serving.doctor.finding import Trials
 from flyweight.serving.doctor.judge import INSIDES, judge
 from flyweight.serving.doctor.subject import Subject
@@ -48,11 +51,14 @@ def information_leaks(subject: Subject, trials: Trials) -> None:
 
 def path_traversal(subject: Subject, trials: Trials) -> None:
     """Ollama CVE-2024-37032 (Probllama), SGLang CVE-2026-7302, llama.cpp slot save file names."""
+    # A folder that there is and could be loaded: a server that opens what a name leads to answers.
+    checkpoint = model_path()
+    names = (str(checkpoint), os.path.relpath(checkpoint), f"demo/../..{checkpoint}", *NAMES)
     for route in subject.document.bodies():
         whole = subject.document.smallest(subject.document.bodies()[route])
-        for name in NAMES if subject.full or route == "/v1/chat/completions" else NAMES[:2]:
+        for name in names if subject.full or route == "/v1/chat/completions" else names[:5]:
             answer = subject.target.post(route, {**whole, "model": name})
-            judge(trials, answer, f"{route} with the model {name[:40]!r}", allowed=(400, 404))
-    for name in NAMES:
+            judge(trials, answer, f"{route} with the model {name[:200]!r}", allowed=(400, 404))
+    for name in names:
         path = "/v1/models/" + "".join(f"%{byte:02x}" for byte in name.encode())
-        judge(trials, subject.target.ask("GET", path), f"GET /v1/models/{name[:40]!r}", allowed=(400, 404))
+        judge(trials, subject.target.ask("GET", path), f"GET /v1/models/{name[:200]!r}", allowed=(400, 404))
