@@ -30,10 +30,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # the modules of every library are never garbage
 
 
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # they are at the end, and nanobind complains of what is left then
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """A cache folder of this run, for subprocesses too."""
