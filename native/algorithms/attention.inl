@@ -1,7 +1,8 @@
 // Attention over a paged cache: one task is some queries of one sequence against the keys and values of one head, tile by
 // tile with a running maximum and sum (the "online softmax" of FlashAttention, arXiv:2205.14135). Tiles and chunks begin at
 // fixed positions, and the chunks of a context are merged from the first to the last whoever computed them: a query's
-// result does not depend on its neighbours, on how its prompt was cut, nor on the number of threads.
+// result does not depend on its neighbours nor on the number of threads; nor on how its prompt was cut, unless tiles are rounded
+// for many rows (attention_rounded.inl), which batch-invariant mode does not do.
 
 struct AttendPlace {
   float *queries, *query_scales, *group_sums; // queries also as bfloat16 or in two int8 parts

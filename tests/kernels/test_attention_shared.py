@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyweight import kernels
+from flyweight.errors import KernelError
 from flyweight.kernels import CacheLayout, reference_attention
 
 BLOCK = 32
@@ -142,3 +143,12 @@ def test_prompts_share_nothing(rng):
     starts = np.array([0, 2, 3, 4], np.int32)
     found = kernels.shared_keys(company.tables, starts, company.lengths, block_size=BLOCK)
     assert [(sorted(rows), end) for rows, end in found] == [([1, 2], 640)]
+
+
+def test_lengths_beyond_the_tables_are_refused(rng):
+    company = Company(rng, **SHAPES["the same twice"])
+    company.lengths[1] = 12 * BLOCK + 1
+    with pytest.raises(KernelError, match="exceed the 384 slots"):
+        shared_by(company)
+    with pytest.raises(KernelError, match="block_size=0"):
+        kernels.shared_keys(company.tables, np.arange(3, dtype=np.int32), company.lengths, block_size=0)

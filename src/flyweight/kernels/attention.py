@@ -134,7 +134,17 @@ def shared_keys(
 
     Returns:
         For each group its sequences and how many first keys are shared, a multiple of 128.
+
+    Raises:
+        KernelError: a wrong dtype, shape or memory order, or lengths or starts that contradict one another.
     """
+    check_array("block_tables", block_tables, INT32, (None, None))
+    sequences, max_blocks = block_tables.shape
+    check_array("query_starts", query_starts, INT32, (sequences + 1,))
+    check_array("context_lengths", context_lengths, INT32, (sequences,))
+    if block_size < 1 or window < 0:
+        raise KernelError(f"block_size={block_size}, window={window}: the first must be positive, the other 0 or more")
+    check_sequences(query_starts, context_lengths, int(query_starts[-1]), max_blocks * block_size)
     return _native.shared_keys(block_tables, query_starts, context_lengths, block_size, window, most_sequences)
 
 
