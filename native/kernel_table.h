@@ -13,6 +13,7 @@ namespace flyweight {
 
 inline constexpr int64_t kLanes = 16;       // output features side by side in one packed panel, on every instruction set
 inline constexpr int64_t kCodesPerStep = 8; // inputs that one packed step of integer codes holds
+inline constexpr int64_t kKeyTile = 128;    // keys that attention takes in one step
 inline constexpr int64_t kKeyChunk = 512;   // keys of a context that are one piece of work and one step of the merge
 inline constexpr int64_t kLongestSegment = 256; // inputs of integer codes that are quantized and multiplied as one piece
 

@@ -2,7 +2,6 @@
 // For scores a vector holds sixteen keys, for sums sixteen numbers of a value. Every row is summed in the same order
 // however many rows stand beside it.
 
-constexpr int64_t kKeyTile = 128;                            // keys per step
 constexpr int64_t kTileUnits = kKeyTile / kCacheUnit;
 
 // The units of one tile of keys and, for the prefetch, of the next (or null). Beyond `count` the last one repeats.

@@ -5,8 +5,6 @@
 namespace flyweight {
 namespace {
 
-constexpr int64_t kTile = 128; // keys: attention's results depend on where its tiles begin
-
 struct Candidate {
   int32_t sequence;
   int64_t blocks; // that it shares with the first of its kind
@@ -25,12 +23,13 @@ void take_group(const AttendArguments &a, std::vector<int32_t> &left, int64_t mo
   std::vector<int32_t> others;
   for (size_t i = 1; i < left.size(); ++i) {
     const int64_t blocks = common_blocks(a, left.front(), left[i]);
-    if (blocks * a.layout.block_size >= kTile) alike.push_back({left[i], blocks});
+    if (blocks * a.layout.block_size >= kKeyTile) alike.push_back({left[i], blocks});
     else others.push_back(left[i]);
   }
   // Of those that begin like the first, as many as save most reading: the more, the less they have in common.
   std::stable_sort(alike.begin(), alike.end(), [](const Candidate &x, const Candidate &y) { return x.blocks > y.blocks; });
-  const auto keys_of = [&](size_t count) { return alike[count - 1].blocks * a.layout.block_size / kTile * kTile; };
+  // Whole tiles: a result depends on where these begin.
+  const auto keys_of = [&](size_t count) { return alike[count - 1].blocks * a.layout.block_size / kKeyTile * kKeyTile; };
   const auto saved = [&](size_t count) { return static_cast<int64_t>(count - 1) * keys_of(count); };
   size_t best = 1;
   for (size_t count = 2; count <= alike.size(); ++count)
@@ -52,7 +51,7 @@ std::vector<SharedGroup> find_shared_keys(const AttendArguments &a, int64_t num_
   if (a.window > 0 || most_sequences < 2) return groups;
   std::vector<int32_t> sequences;
   for (int32_t sequence = 0; sequence < num_sequences; ++sequence)
-    if (a.query_starts[sequence + 1] - a.query_starts[sequence] == 1 && a.context_lengths[sequence] >= kTile) sequences.push_back(sequence);
+    if (a.query_starts[sequence + 1] - a.query_starts[sequence] == 1 && a.context_lengths[sequence] >= kKeyTile) sequences.push_back(sequence);
   const auto first_block = [&](int32_t sequence) { return a.block_tables[sequence * a.max_blocks]; };
   std::stable_sort(sequences.begin(), sequences.end(), [&](int32_t x, int32_t y) { return first_block(x) < first_block(y); });
   for (auto begin = sequences.begin(), end = begin; begin != sequences.end(); begin = end) {
