@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compute", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
-    parser.add_argument("--head", choices=["as-stored", "int8", "int4"], default="as-stored")
+    parser.add_argument("--head", choices=["as-stored", "int8", "int6", "int4"], default="as-stored")
     parser.add_argument("--switch-interval", type=float, help="seconds, of the server's interpreter")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")

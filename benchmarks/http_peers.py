@@ -219,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder; for the size of the vocabulary")
-    parser.add_argument("--head", default="int8", choices=["as-stored", "int8", "int4"], help="of our server")
+    parser.add_argument("--head", default="int8", choices=["as-stored", "int8", "int6", "int4"], help="of our server")
     parser.add_argument("--compute", default="int8", choices=["auto", "bfloat16", "int8"], help="of our server")
     for name in ("llama-server", "openvino", "vllm"):
         parser.add_argument(f"--{name}", type=program_and_model, metavar="PROGRAM:MODEL")

@@ -312,7 +312,7 @@ def main() -> None:
     overhead_parser.add_argument("--rounds", type=int, default=1)
     overhead_parser.add_argument("--cache-tokens", type=int, default=8192)
     overhead_parser.add_argument("--compute", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
-    overhead_parser.add_argument("--head", choices=["as-stored", "int8", "int4"], default="as-stored")
+    overhead_parser.add_argument("--head", choices=["as-stored", "int8", "int6", "int4"], default="as-stored")
     overhead_parser.set_defaults(run=overhead)
     arguments = parser.parse_args()
     print(f"{Machine.detect().describe()}; Python {platform.python_version()}; {dt.date.today()}")

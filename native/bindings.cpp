@@ -52,6 +52,7 @@ const char *name_of(Storage storage) {
   case Storage::kFloat16: return "float16";
   case Storage::kBfloat16: return "bfloat16";
   case Storage::kUint4: return "uint4";
+  case Storage::kUint6: return "uint6";
   case Storage::kUint8: return "uint8";
   }
   return "";
@@ -62,17 +63,17 @@ LinearHandle prepare_plain(const AnyIn &weight, Storage source, Compute compute)
   return LinearHandle::plain(weight.data(), source, size(weight.shape(0)), size(weight.shape(1)), compute);
 }
 
-LinearHandle prepare_int_group(const In<int8_t> &codes, const In<float> &scales, const Maybe<In<int8_t>> &zero_points, int64_t group,
-                               int64_t activation_group, bool four_bits, Compute compute) {
+LinearHandle prepare_int_group(const In<int8_t> &codes, const AnyIn &scales, Storage scale_storage, const Maybe<In<int8_t>> &zero_points,
+                               int64_t group, int64_t activation_group, Storage storage, Compute compute) {
   const nb::gil_scoped_release release;
-  return LinearHandle::int_group(codes.data(), scales.data(), data_or_null(zero_points), size(codes.shape(0)), size(codes.shape(1)), group,
-                                 activation_group, four_bits, compute);
+  return LinearHandle::int_group(codes.data(), scales.data(), scale_storage, data_or_null(zero_points), size(codes.shape(0)), size(codes.shape(1)),
+                                 group, activation_group, storage, compute);
 }
 
-using Kind = std::tuple<Storage, Compute, int64_t, int64_t, int64_t, int64_t, bool>; // the fields of PackedKind in order
+using Kind = std::tuple<Storage, Compute, int64_t, int64_t, int64_t, int64_t, Storage, bool>; // the fields of PackedKind in order
 
 PackedKind kind_of(const Kind &k) {
-  return {std::get<0>(k), std::get<1>(k), std::get<2>(k), std::get<3>(k), std::get<4>(k), std::get<5>(k), std::get<6>(k)};
+  return {std::get<0>(k), std::get<1>(k), std::get<2>(k), std::get<3>(k), std::get<4>(k), std::get<5>(k), std::get<6>(k), std::get<7>(k)};
 }
 
 LinearHandle view_linear(const Kind &kind, const In<uint8_t> &values, const In<uint8_t> &scales, const In<uint8_t> &zero_points) {
@@ -295,7 +296,7 @@ void gram_call(const Rows<const float> &x, const Out<float> &sums, bool rounded)
 
 NB_MODULE(_native, m) {
   nb::enum_<Storage>(m, "Storage").value("float32", Storage::kFloat32).value("float16", Storage::kFloat16).value("bfloat16", Storage::kBfloat16)
-      .value("uint4", Storage::kUint4).value("uint8", Storage::kUint8);
+      .value("uint4", Storage::kUint4).value("uint6", Storage::kUint6).value("uint8", Storage::kUint8);
   nb::enum_<Compute>(m, "Compute").value("float32", Compute::kFloat32).value("bfloat16", Compute::kBfloat16).value("int8", Compute::kInt8);
   nb::enum_<Activation>(m, "Activation").value("silu", Activation::kSilu).value("gelu_tanh", Activation::kGeluTanh).value("gelu", Activation::kGelu);
   nb::enum_<Product>(m, "Product").value("int4", Product::kInt4).value("int8", Product::kInt8).value("bfloat16", Product::kBfloat16);
@@ -307,7 +308,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nbytes", &LinearHandle::nbytes)
       .def_prop_ro("kind", [](const LinearHandle &h) {
         const PackedKind &k = h.kind();
-        return Kind(k.storage, k.compute, k.out_features, k.in_features, k.group, k.activation_group, k.has_zero_points);
+        return Kind(k.storage, k.compute, k.out_features, k.in_features, k.group, k.activation_group, k.scale_storage, k.has_zero_points);
       })
       .def_prop_ro("compute", [](const LinearHandle &h) { return name_of(h.weight().compute); })
       .def_prop_ro("storage", [](const LinearHandle &h) { return name_of(h.weight().storage); });
@@ -337,8 +338,8 @@ NB_MODULE(_native, m) {
   m.def("set_thread_count", &set_thread_count, "count"_a);
 
   m.def("prepare_plain", &prepare_plain, "weight"_a.noconvert(), "source"_a, "compute"_a);
-  m.def("prepare_int_group", &prepare_int_group, "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert().none(), "group"_a,
-        "activation_group"_a, "four_bits"_a, "compute"_a);
+  m.def("prepare_int_group", &prepare_int_group, "codes"_a.noconvert(), "scales"_a.noconvert(), "scale_storage"_a,
+        "zero_points"_a.noconvert().none(), "group"_a, "activation_group"_a, "storage"_a, "compute"_a);
   m.attr("layout_version") = kLayoutVersion;
   m.def("linear_parts", &linear_parts, "handle"_a);
   m.def("part_bytes", [](const Kind &kind) { return LinearHandle::part_bytes(kind_of(kind)); }, "kind"_a);

@@ -12,16 +12,19 @@
 namespace flyweight {
 
 inline constexpr int64_t kLanes = 16;       // output features side by side in one packed panel, on every instruction set
-inline constexpr int64_t kCodesPerStep = 8; // inputs that one packed step of integer codes holds
 inline constexpr int64_t kKeyTile = 128;    // keys that attention takes in one step
 inline constexpr int64_t kKeyChunk = 512;   // keys of a context that are one piece of work and one step of the merge
 inline constexpr int64_t kLongestSegment = 256; // inputs of integer codes that are quantized and multiplied as one piece
 
-enum class Storage : int32_t { kFloat32, kFloat16, kBfloat16, kUint4, kUint8 };
+enum class Storage : int32_t { kFloat32, kFloat16, kBfloat16, kUint4, kUint6, kUint8 };
 enum class Compute : int32_t { kFloat32, kBfloat16, kInt8 };
 enum class Activation : int32_t { kSilu, kGeluTanh, kGelu };
 
-inline constexpr bool is_integer(Storage storage) { return storage == Storage::kUint4 || storage == Storage::kUint8; }
+inline constexpr bool is_integer(Storage storage) { return storage >= Storage::kUint4; }
+inline constexpr int64_t code_bits(Storage storage) { return storage == Storage::kUint4 ? 4 : storage == Storage::kUint6 ? 6 : 8; }
+inline constexpr int32_t code_offset(Storage storage) { return 1 << (code_bits(storage) - 1); } // what a stored value is above its code
+inline constexpr int64_t codes_per_step(Storage storage) { return storage == Storage::kUint6 ? 16 : 8; } // inputs of one packed step
+inline constexpr int64_t code_bytes(Storage storage, int64_t inputs) { return inputs * kLanes * code_bits(storage) / 8; } // in a panel
 
 // One packed weight matrix.
 //
@@ -33,6 +36,8 @@ inline constexpr bool is_integer(Storage storage) { return storage == Storage::k
 //   kBfloat16            [input / 2][lane][input % 2]
 //   kUint8               [input / 4][lane][input % 4]                      value = code + 128
 //   kUint4               [input / 8][lane][input % 4], low half-byte for inputs 0..3 of 8, high for 4..7; value = code + 8
+//   kUint6               of 16 inputs the low four bits as two steps of kUint4, then [lane][input % 4] with the upper bits of
+//                        inputs 4 n..4 n + 3 at bit 2 n; value = code + 32
 struct PackedWeight {
   int64_t in_features, out_features;
   Storage storage;
@@ -43,8 +48,9 @@ struct PackedWeight {
   int64_t segments_per_activation_scale;
   const uint8_t *values;      // panels
   int64_t panel_bytes;
-  const float *scales;        // [panel][scale][lane], integer storage only
-  const float *zero_points;   // [panel][scale][lane], or null: symmetric
+  Storage scale_storage;      // floating point
+  const void *scales;         // [panel][scale][lane], integer storage only
+  const uint16_t *zero_points; // the same in bfloat16, which holds each exactly; or null: symmetric
 };
 
 // Inputs made ready for one weight: see prepare_input in algorithms/linear.inl for the three forms.

@@ -10,7 +10,7 @@ namespace flyweight {
 
 // Of what PackedWeight's comment and pack_*() in linear_handle.cpp say. Raise it with every change of what packed bytes mean or
 // how many there are: images on disk are kept under this number, and those of another are packed again.
-inline constexpr int64_t kLayoutVersion = 1;
+inline constexpr int64_t kLayoutVersion = 2;
 
 // What a packed weight is. Its whole layout, and the lengths of its parts, follow from this alone.
 struct PackedKind {
@@ -19,6 +19,7 @@ struct PackedKind {
   int64_t out_features, in_features;
   int64_t group;            // inputs that share a weight scale; in_features where there are none
   int64_t activation_group; // inputs that share a scale when compute is int8; in_features where there are none
+  Storage scale_storage;    // how weight scales are kept; kFloat32 where there are none
   bool has_zero_points;
 };
 
@@ -30,10 +31,10 @@ public:
   // weight: out_features x in_features; `source` says how its elements are stored (float32, float16 or bfloat16).
   static LinearHandle plain(const void *weight, Storage source, int64_t out_features, int64_t in_features, Compute compute);
 
-  // codes: out_features x in_features, signed and within the range of `bits`; scales and zero_points: out_features x
+  // codes: out_features x in_features, signed and within the range that `storage` has; scales and zero_points: out_features x
   // (in_features / group), zero_points may be null. activation_group: inputs that share a scale when compute is int8.
-  static LinearHandle int_group(const int8_t *codes, const float *scales, const int8_t *zero_points, int64_t out_features,
-                                int64_t in_features, int64_t group, int64_t activation_group, bool four_bits, Compute compute);
+  static LinearHandle int_group(const int8_t *codes, const void *scales, Storage scale_storage, const int8_t *zero_points, int64_t out_features,
+                                int64_t in_features, int64_t group, int64_t activation_group, Storage storage, Compute compute);
 
   // A weight packed earlier. The parts hold part_bytes(kind) bytes each, lie on cache-line boundaries and outlive the handle.
   static LinearHandle view(const PackedKind &kind, const Parts &parts);

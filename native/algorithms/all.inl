@@ -1,5 +1,6 @@
 // Every algorithm, in the words of the vocabulary included just before.
 #include "algorithms/math.inl"
+#include "algorithms/codes.inl"
 #include "algorithms/tile.inl"
 #include "algorithms/linear.inl"
 #include "algorithms/elementwise.inl"

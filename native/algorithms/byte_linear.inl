@@ -4,7 +4,7 @@ constexpr int64_t kByteTaskRows = 192; // of one task: inputs and results of a p
 constexpr int64_t kByteStreamRows = 2; // up to this many rows of codes of eight bits widening the inputs apart is not worth it
 
 inline int64_t byte_linear_workspace(const PackedWeight &w) {
-  if (w.compute != Compute::kInt8) return linear_workspace(w);
+  if (w.compute != Compute::kInt8 || w.storage == Storage::kUint6) return linear_workspace(w);
   if (w.storage == Storage::kUint4) return segments_per_pass(w, kSpreadDepth) * w.padded_segment * 4;
   const int64_t room = kByteTaskRows * w.padded_segment; // one segment of all rows at least
   return ((room > kWideInputs ? room : kWideInputs) + 16 * kByteTaskRows) / 2;
@@ -19,7 +19,8 @@ inline int64_t byte_depth(const PackedWeight &w, int64_t rows, bool spread) {
 inline void byte_linear(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                         int64_t row_begin, int64_t row_end, float *workspace) {
   const int64_t rows = row_end - row_begin;
-  if (w.compute != Compute::kInt8 || (w.storage == Storage::kUint8 && rows <= kByteStreamRows))
+  // Six bits need nothing else: two products of them fit in 16 bits, which is what dot_small_quads takes.
+  if (w.compute != Compute::kInt8 || w.storage == Storage::kUint6 || (w.storage == Storage::kUint8 && rows <= kByteStreamRows))
     return linear(w, in, out, panel_begin, panel_end, row_begin, row_end, workspace);
   // A few tiles of rows take codes of four bits as they are packed, in one stream; for more of them they are spread out once.
   const bool spread = rows > kOnePassRows;

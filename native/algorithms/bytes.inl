@@ -49,7 +49,7 @@ struct ByteTile : SegmentTile {
 #pragma GCC unroll 6
       for (int r = 0; r < ROWS; ++r) totals[r] = splat_integer(-128 * sums[r * sums_stride + segment]);
       for (int64_t i = 0; i < padded; i += 8, next += ahead_step) {
-        ask_ahead<1, false>(next, 0);
+        ask_ahead<1, Storage::kUint8>(next, 0);
 #pragma GCC unroll 2
         for (int quad = 0; quad < 2; ++quad, from += 64, inputs += 4) {
           const U8x64 bytes = load_bytes(from);
@@ -58,12 +58,12 @@ struct ByteTile : SegmentTile {
         }
       }
       const float *input_scale = input_scales + segment / weight->segments_per_activation_scale;
-      const F32x16 scale = load(scales + scale_offset(segment, 0));
+      const F32x16 scale = load_scales(*weight, scale_offset(segment, 0));
 #pragma GCC unroll 6
       for (int r = 0; r < ROWS; ++r) {
         F32x16 value = to_float(totals[r]);
-        if (zero_points) {
-          const F32x16 zero = load(zero_points + scale_offset(segment, 0));
+        if (weight->zero_points) {
+          const F32x16 zero = load_zero_points(*weight, scale_offset(segment, 0));
           value = sub(value, mul(zero, splat(static_cast<float>(sums[r * sums_stride + segment]))));
         }
         tile[r][0] = fma(value, mul(scale, splat(input_scale[r * input_scales_stride])), tile[r][0]);

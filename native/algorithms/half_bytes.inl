@@ -79,12 +79,12 @@ template <bool SPREAD> struct HalfByteTile : SegmentTile {
       }
       for (; left > 0; left -= 8, from += kPairBytes, inputs += 8, next += ahead_step) add_block<1>(totals, from, inputs);
       const float *input_scale = input_scales + segment / weight->segments_per_activation_scale;
-      const F32x16 scale = load(scales + scale_offset(segment, 0));
+      const F32x16 scale = load_scales(*weight, scale_offset(segment, 0));
 #pragma GCC unroll 6
       for (int r = 0; r < ROWS; ++r) {
         F32x16 value = to_float(totals[r]);
-        if (zero_points) {
-          const F32x16 zero = load(zero_points + scale_offset(segment, 0));
+        if (weight->zero_points) {
+          const F32x16 zero = load_zero_points(*weight, scale_offset(segment, 0));
           value = sub(value, mul(zero, splat(static_cast<float>(sums[r * sums_stride + segment]))));
         }
         tile[r][0] = fma(value, mul(scale, splat(input_scale[r * input_scales_stride])), tile[r][0]);

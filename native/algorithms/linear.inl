@@ -128,20 +128,22 @@ inline void expand_plain(const PackedWeight &w, const uint8_t *panel, int64_t be
 }
 
 // (code - zero point) * scale for segment `segment` of one panel.
-template <bool SMALL>
+template <Storage STORAGE>
 void expand_segment(const PackedWeight &w, int64_t panel, int64_t segment, float *out) {
-  const int64_t step_bytes = SMALL ? 64 : 128, length = segment_length(w, segment);
-  const uint8_t *codes = w.values + panel * w.panel_bytes + segment * (w.padded_segment / 8) * step_bytes;
+  constexpr int64_t kStep = codes_per_step(STORAGE);
+  const int64_t length = segment_length(w, segment);
+  const uint8_t *codes = w.values + panel * w.panel_bytes + code_bytes(STORAGE, segment * w.padded_segment);
   const int64_t offset = (panel * w.num_scales + segment / w.segments_per_scale) * 16;
-  const F32x16 scale = load(w.scales + offset);
-  F32x16 zero = splat(SMALL ? 8.0f : 128.0f);
-  if (w.zero_points) zero = add(zero, load(w.zero_points + offset));
-  for (int64_t step = 0; step < length; step += 8, codes += step_bytes)
-    for (int64_t i = 0; i < 8 && step + i < length; ++i) {
-      const I32x16 code = SMALL ? field(load_bytes(codes), static_cast<int>(8 * (i % 4) + 4 * (i / 4)), 15)
-                                : field(load_bytes(codes + 64 * (i / 4)), static_cast<int>(8 * (i % 4)), 255);
-      store(out + (step + i) * 16, mul(sub(to_float(code), zero), scale));
-    }
+  const F32x16 scale = load_scales(w, offset);
+  F32x16 zero = splat(static_cast<float>(code_offset(STORAGE)));
+  if (w.zero_points) zero = add(zero, load_zero_points(w, offset));
+  for (int64_t step = 0; step < length; step += kStep, codes += code_bytes(STORAGE, kStep)) {
+    U8x64 quads[kStep / 4];
+    load_codes<STORAGE>(codes, quads[0], quads[1]);
+    if constexpr (kStep == 16) load_codes<STORAGE, 1>(codes, quads[2], quads[3]);
+    for (int64_t i = 0; i < kStep && step + i < length; ++i)
+      store(out + (step + i) * 16, mul(sub(to_float(field(quads[i / 4], static_cast<int>(8 * (i % 4)), 255)), zero), scale));
+  }
 }
 
 // Floats that linear() wants as workspace: expanded weights of one strip.
@@ -178,39 +180,39 @@ void linear_float32(const PackedWeight &w, const LinearInput &in, const Strip &s
   for (int64_t p = 0; p < strip.panels; ++p)
     for (int64_t s = begin; s < end; ++s) {
       float *to = workspace + p * tile.w_panel + (segment_start(w, s) - span.first) * 16;
-      w.storage == Storage::kUint4 ? expand_segment<true>(w, strip.panel + p, s, to) : expand_segment<false>(w, strip.panel + p, s, to);
+      if (w.storage == Storage::kUint4) expand_segment<Storage::kUint4>(w, strip.panel + p, s, to);
+      else if (w.storage == Storage::kUint6) expand_segment<Storage::kUint6>(w, strip.panel + p, s, to);
+      else expand_segment<Storage::kUint8>(w, strip.panel + p, s, to);
     }
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
 template <int PANELS, int MAX_ROWS>
 void place_segments(SegmentTile &tile, const PackedWeight &w, const Strip &strip, int64_t begin, int64_t end) {
-  const int64_t offset = strip.panel * w.num_scales * 16;
-  tile.weight = &w, tile.w = w.values + strip.panel * w.panel_bytes;
-  tile.scales = w.scales + offset, tile.zero_points = w.zero_points ? w.zero_points + offset : nullptr;
+  tile.weight = &w, tile.w = w.values + strip.panel * w.panel_bytes, tile.first_scale = strip.panel * w.num_scales * 16;
   tile.segment_begin = begin, tile.segment_end = end;
   tile.out = strip.out;
   // One tile of rows over one panel reads a stream. Several tiles find the codes in a cache, all but the first: each asks
   // for a part of the next strip, so that memory never waits for arithmetic.
-  const int64_t step_bytes = w.storage == Storage::kUint4 ? 64 : 128, tiles = (strip.rows + MAX_ROWS - 1) / MAX_ROWS;
-  const uint8_t *codes = tile.w + begin * (w.padded_segment / 8) * step_bytes;
+  const int64_t step_bytes = code_bytes(w.storage, codes_per_step(w.storage)), tiles = (strip.rows + MAX_ROWS - 1) / MAX_ROWS;
+  const uint8_t *codes = tile.w + code_bytes(w.storage, begin * w.padded_segment);
   if (PANELS == 1 && tiles == 1) tile.ahead = codes + kReadAhead, tile.ahead_step = step_bytes;
   else if (strip.last) tile.ahead = codes, tile.ahead_step = 0;
   else tile.ahead = codes + strip.panels * w.panel_bytes, tile.ahead_step = step_bytes / tiles;
 }
 
-template <bool SMALL, bool ONE_ORDER, int PANELS, int MAX_ROWS>
+template <Storage STORAGE, bool ONE_ORDER, int PANELS, int MAX_ROWS>
 void linear_code_pairs(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
-  CodePairTile<SMALL, ONE_ORDER> tile;
+  CodePairTile<STORAGE, ONE_ORDER> tile;
   place_segments<PANELS, MAX_ROWS>(tile, w, strip, begin, end);
   tile.x = static_cast<const uint16_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
   tile.sums = in.float_sums + strip.row_begin * w.num_segments, tile.sums_stride = w.num_segments;
   run_strip<PANELS, MAX_ROWS>(tile, strip.rows, strip.panels);
 }
 
-template <bool SMALL, int PANELS, int MAX_ROWS>
+template <Storage STORAGE, int PANELS, int MAX_ROWS>
 void linear_code_quads(const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
-  CodeQuadTile<SMALL> tile;
+  CodeQuadTile<STORAGE> tile;
   place_segments<PANELS, MAX_ROWS>(tile, w, strip, begin, end);
   tile.x = static_cast<const int8_t *>(in.values) + strip.row_begin * in.values_stride, tile.x_stride = in.values_stride;
   tile.input_scales = in.scales + strip.row_begin * in.num_activation_scales, tile.input_scales_stride = in.num_activation_scales;
@@ -222,14 +224,14 @@ void linear_code_quads(const PackedWeight &w, const LinearInput &in, const Strip
 // rows of anything else, several panels side by side. kWide: many rows.
 enum class Cut { kStream, kFew, kWide };
 
-template <bool SMALL> void linear_codes(Cut cut, const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
+template <Storage STORAGE> void linear_codes(Cut cut, const PackedWeight &w, const LinearInput &in, const Strip &strip, int64_t begin, int64_t end) {
   if (w.compute == Compute::kInt8) {
-    if (cut == Cut::kStream) return linear_code_quads<SMALL, 1, kStreamRows>(w, in, strip, begin, end);
-    return linear_code_quads<SMALL, kWidePanels, kMaxRows>(w, in, strip, begin, end);
+    if (cut == Cut::kStream) return linear_code_quads<STORAGE, 1, kStreamRows>(w, in, strip, begin, end);
+    return linear_code_quads<STORAGE, kWidePanels, kMaxRows>(w, in, strip, begin, end);
   }
-  if (cut == Cut::kStream) return linear_code_pairs<SMALL, false, 1, kStreamRows>(w, in, strip, begin, end);
-  if (cut == Cut::kFew) return linear_code_pairs<SMALL, true, kFewRowsPanels, kFewRows>(w, in, strip, begin, end);
-  linear_code_pairs<SMALL, true, kWidePanels, kMaxRows>(w, in, strip, begin, end);
+  if (cut == Cut::kStream) return linear_code_pairs<STORAGE, false, 1, kStreamRows>(w, in, strip, begin, end);
+  if (cut == Cut::kFew) return linear_code_pairs<STORAGE, true, kFewRowsPanels, kFewRows>(w, in, strip, begin, end);
+  linear_code_pairs<STORAGE, true, kWidePanels, kMaxRows>(w, in, strip, begin, end);
 }
 
 template <int PANELS, int MAX_ROWS>
@@ -274,8 +276,10 @@ inline void linear(const PackedWeight &w, const LinearInput &in, const LinearOut
       const int64_t columns = column_end - panel * 16 < panels * 16 ? column_end - panel * 16 : panels * 16;
       const TileOutput tile{out.y + row_begin * out.y_stride + panel * 16, out.y_stride, columns, begin == 0, out.bias ? out.bias + panel * 16 : nullptr};
       const Strip strip{panel, panels, row_begin, row_end - row_begin, tile, panel + panels == panel_end};
-      if (w.compute != Compute::kFloat32 && w.storage == Storage::kUint4) linear_codes<true>(cut, w, in, strip, begin, end);
-      else if (w.compute != Compute::kFloat32 && w.storage == Storage::kUint8) linear_codes<false>(cut, w, in, strip, begin, end);
+      const bool codes = w.compute != Compute::kFloat32;
+      if (codes && w.storage == Storage::kUint4) linear_codes<Storage::kUint4>(cut, w, in, strip, begin, end);
+      else if (codes && w.storage == Storage::kUint6) linear_codes<Storage::kUint6>(cut, w, in, strip, begin, end);
+      else if (codes && w.storage == Storage::kUint8) linear_codes<Storage::kUint8>(cut, w, in, strip, begin, end);
       else if (cut == Cut::kFew) linear_plain<kFewRowsPanels, kFewRows>(w, in, strip, begin, end, workspace);
       else linear_plain<kWidePanels, kMaxRows>(w, in, strip, begin, end, workspace);
     }

@@ -44,12 +44,14 @@ FLYWEIGHT_INLINE void splat_tile(F32x16 (&tile)[ROWS][PANELS], float value) {
 
 // Asks for the step of codes at `next` of every panel. Past the end of a weight this does no harm. A tile of several panels
 // fills the first-level cache already: what comes next waits in the second.
-template <int PANELS, bool SMALL> FLYWEIGHT_INLINE void ask_ahead(const uint8_t *next, int64_t panel_bytes) {
+template <int PANELS, Storage STORAGE> FLYWEIGHT_INLINE void ask_ahead(const uint8_t *next, int64_t panel_bytes) {
+  constexpr int kNearness = PANELS == 1 ? 3 : 2;
+  constexpr int64_t kBytes = code_bytes(STORAGE, codes_per_step(STORAGE));
 #pragma GCC unroll 4
   for (int p = 0; p < PANELS; ++p) {
-    constexpr int kNearness = PANELS == 1 ? 3 : 2;
     __builtin_prefetch(next + p * panel_bytes, 0, kNearness);
-    if constexpr (!SMALL) __builtin_prefetch(next + p * panel_bytes + 64, 0, kNearness);
+    if constexpr (kBytes > 64) __builtin_prefetch(next + p * panel_bytes + 64, 0, kNearness);
+    if constexpr (kBytes > 128) __builtin_prefetch(next + p * panel_bytes + 128, 0, kNearness);
   }
 }
 
@@ -117,41 +119,49 @@ struct PairTile {
 struct SegmentTile {
   const PackedWeight *weight;
   const uint8_t *w;            // the first panel
-  const float *scales, *zero_points; // of the first panel; zero_points null: symmetric
+  int64_t first_scale;         // of the first panel
   int64_t segment_begin, segment_end;
   const uint8_t *ahead;        // codes of the first panel that are asked for ahead of their use, `ahead_step` bytes on with
-  int64_t ahead_step;          // every step of eight inputs
+  int64_t ahead_step;          // every step of codes
   TileOutput out;
 
   FLYWEIGHT_INLINE void next_panel() {
-    const int64_t step = weight->num_scales * 16;
-    w += weight->panel_bytes, ahead += weight->panel_bytes, scales += step, zero_points = zero_points ? zero_points + step : nullptr;
+    w += weight->panel_bytes, ahead += weight->panel_bytes, first_scale += weight->num_scales * 16;
     out.next_panel();
   }
   FLYWEIGHT_INLINE int64_t scale_offset(int64_t segment, int panel) const {
-    return (panel * weight->num_scales + segment / weight->segments_per_scale) * 16;
+    return first_scale + (panel * weight->num_scales + segment / weight->segments_per_scale) * 16;
   }
   // The rows before have asked for their share of what comes next; the following ones ask for theirs.
-  FLYWEIGHT_INLINE void advance_ahead() { ahead += (segment_end - segment_begin) * (weight->padded_segment / 8) * ahead_step; }
+  FLYWEIGHT_INLINE void advance_ahead() { ahead += (segment_end - segment_begin) * (weight->padded_segment / codes_per_step(weight->storage)) * ahead_step; }
 };
 
 // Integer codes, bfloat16 inputs: float32 sum over a segment, then times its scale. With ONE_ORDER the order of the sum does
 // not depend on the size of the tile.
-template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
+template <Storage STORAGE, bool ONE_ORDER> struct CodePairTile : SegmentTile {
   const uint16_t *x;
   int64_t x_stride;
   const float *sums; // of the rounded inputs of each segment
   int64_t sums_stride;
 
-  // Pair n of one step of eight inputs; prepare_input has put x in the order in which the pairs come out of the codes.
+  static constexpr int64_t kStep = codes_per_step(STORAGE), kStepBytes = code_bytes(STORAGE, kStep);
+
+  // Pair n of one step; prepare_input has put x in the order in which the pairs of eight inputs come out of the codes.
   template <int N, int ROWS, int PANELS, int CHAINS>
   FLYWEIGHT_INLINE void add_pairs(F32x16 (&parts)[CHAINS][ROWS][PANELS], const uint8_t *codes, const uint16_t *inputs) const {
     BfPairs weights[PANELS];
 #pragma GCC unroll 4
     for (int p = 0; p < PANELS; ++p) {
       const uint8_t *step = codes + p * weight->panel_bytes;
-      if constexpr (SMALL) weights[p] = pairs_of_half_bytes<N>(load_bytes(step));
-      else weights[p] = pairs_of_bytes<N / 2>(load_bytes(step + 64 * (N % 2)));
+      if constexpr (STORAGE == Storage::kUint4) {
+        weights[p] = pairs_of_half_bytes<N>(load_bytes(step));
+      } else if constexpr (STORAGE == Storage::kUint8) {
+        weights[p] = pairs_of_bytes<N / 2>(load_bytes(step + 64 * (N % 2)));
+      } else {
+        U8x64 quads[2];
+        load_codes<STORAGE, N / 4>(step, quads[0], quads[1]);
+        weights[p] = pairs_of_bytes<N % 4 / 2>(raise_bytes(quads[N % 2], code_offset(Storage::kUint8) - code_offset(STORAGE)));
+      }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
@@ -162,34 +172,32 @@ template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
   }
 
   template <int ROWS, int PANELS> void run() const {
-    const int64_t padded = weight->padded_segment, steps = padded / 8, panel_bytes = weight->panel_bytes;
-    const int64_t step_bytes = SMALL ? 64 : 128;
+    const int64_t padded = weight->padded_segment, steps = padded / kStep, panel_bytes = weight->panel_bytes;
     // A small tile adds to several sets of sums in turn: one alone would wait for each addition to end.
     constexpr int CHAINS = ONE_ORDER || ROWS * PANELS > 6 ? 1 : ROWS * PANELS <= 2 ? 4 : 2;
     F32x16 tile[ROWS][PANELS], parts[CHAINS][ROWS][PANELS];
     start_tile(tile, out);
-    const uint8_t *codes = w + segment_begin * steps * step_bytes, *next = ahead;
+    const uint8_t *codes = w + segment_begin * steps * kStepBytes, *next = ahead;
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
 #pragma GCC unroll 4
       for (int chain = 0; chain < CHAINS; ++chain) splat_tile(parts[chain], 0.0f);
       const uint16_t *inputs = x + segment * padded;
-      for (int64_t step = 0; step < steps; ++step, codes += step_bytes, inputs += 8, next += ahead_step) {
-        ask_ahead<PANELS, SMALL>(next, panel_bytes);
-        add_pairs<0>(parts, codes, inputs);
-        add_pairs<1>(parts, codes, inputs);
-        add_pairs<2>(parts, codes, inputs);
-        add_pairs<3>(parts, codes, inputs);
+      for (int64_t step = 0; step < steps; ++step, codes += kStepBytes, inputs += kStep, next += ahead_step) {
+        ask_ahead<PANELS, STORAGE>(next, panel_bytes);
+        add_pairs<0>(parts, codes, inputs), add_pairs<1>(parts, codes, inputs), add_pairs<2>(parts, codes, inputs), add_pairs<3>(parts, codes, inputs);
+        if constexpr (kStep == 16)
+          add_pairs<4>(parts, codes, inputs), add_pairs<5>(parts, codes, inputs), add_pairs<6>(parts, codes, inputs), add_pairs<7>(parts, codes, inputs);
       }
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
-        const F32x16 scale = load(scales + scale_offset(segment, p));
+        const F32x16 scale = load_scales(*weight, scale_offset(segment, p));
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
           F32x16 value = parts[0][r][p];
           if constexpr (CHAINS == 2) value = add(value, parts[1][r][p]);
           if constexpr (CHAINS == 4) value = add(add(value, parts[1][r][p]), add(parts[2][r][p], parts[3][r][p]));
-          if (zero_points) {
-            const F32x16 zero = load(zero_points + scale_offset(segment, p));
+          if (weight->zero_points) {
+            const F32x16 zero = load_zero_points(*weight, scale_offset(segment, p));
             value = sub(value, mul(zero, splat(sums[r * sums_stride + segment])));
           }
           tile[r][p] = fma(value, scale, tile[r][p]);
@@ -205,7 +213,8 @@ template <bool SMALL, bool ONE_ORDER> struct CodePairTile : SegmentTile {
 };
 
 // Integer codes, int8 inputs: exact int32 sum over a segment, then times both scales.
-template <bool SMALL> struct CodeQuadTile : SegmentTile {
+template <Storage STORAGE> struct CodeQuadTile : SegmentTile {
+  static constexpr int64_t kStep = codes_per_step(STORAGE), kStepBytes = code_bytes(STORAGE, kStep);
   const int8_t *x;
   int64_t x_stride;
   const float *input_scales;
@@ -219,66 +228,67 @@ template <bool SMALL> struct CodeQuadTile : SegmentTile {
       const QuadInput input = load_quad(quad + r * x_stride);
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p)
-        part[r][p] = SMALL ? dot_small_quads(part[r][p], weights[p], input) : dot_quads(part[r][p], weights[p], input);
+        part[r][p] = STORAGE != Storage::kUint8 ? dot_small_quads(part[r][p], weights[p], input) : dot_quads(part[r][p], weights[p], input);
     }
   }
 
-  // Eight inputs: the first four into `first`, the others into `second`, which may be the same.
+  // Eight inputs of a step: the first four into `first`, the others into `second`, which may be the same.
+  template <int EIGHT, int ROWS, int PANELS>
+  FLYWEIGHT_INLINE void add_eight(I32x16 (&first)[ROWS][PANELS], I32x16 (&second)[ROWS][PANELS], const uint8_t *codes, const int8_t *inputs) const {
+    U8x64 low[PANELS], high[PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) load_codes<STORAGE, EIGHT>(codes + p * weight->panel_bytes, low[p], high[p]);
+    add_quads(first, low, inputs + 8 * EIGHT);
+    add_quads(second, high, inputs + 8 * EIGHT + 4);
+  }
+
   template <int ROWS, int PANELS>
   FLYWEIGHT_INLINE void add_step(I32x16 (&first)[ROWS][PANELS], I32x16 (&second)[ROWS][PANELS], const uint8_t *codes, const int8_t *inputs,
                                  const uint8_t *next) const {
-    ask_ahead<PANELS, SMALL>(next, weight->panel_bytes);
-    U8x64 low[PANELS], high[PANELS];
-#pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p) {
-      const U8x64 bytes = load_bytes(codes + p * weight->panel_bytes);
-      if constexpr (SMALL) low[p] = low_halves(bytes), high[p] = high_halves(bytes);
-      else low[p] = bytes, high[p] = load_bytes(codes + p * weight->panel_bytes + 64);
-    }
-    add_quads(first, low, inputs);
-    add_quads(second, high, inputs + 4);
+    ask_ahead<PANELS, STORAGE>(next, weight->panel_bytes);
+    add_eight<0>(first, second, codes, inputs);
+    if constexpr (kStep == 16) add_eight<1>(first, second, codes, inputs);
   }
 
   template <int ROWS, int PANELS> void run() const {
-    const int64_t padded = weight->padded_segment, steps = padded / 8;
-    const int64_t step_bytes = SMALL ? 64 : 128;
+    const int64_t padded = weight->padded_segment, steps = padded / kStep;
     constexpr int CHAINS = ROWS * PANELS <= 3 ? 4 : ROWS * PANELS <= 8 ? 2 : 1; // as in CodePairTile; whole numbers have no order
     F32x16 tile[ROWS][PANELS];
     I32x16 parts[CHAINS][ROWS][PANELS];
     start_tile(tile, out);
-    const uint8_t *codes = w + segment_begin * steps * step_bytes, *next = ahead;
+    const uint8_t *codes = w + segment_begin * steps * kStepBytes, *next = ahead;
     for (int64_t segment = segment_begin; segment < segment_end; ++segment) {
       // The stored value is the code plus an offset: take offset * sum(x) away at the start, where it costs nothing.
 #pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
         for (int p = 0; p < PANELS; ++p) {
-          parts[0][r][p] = splat_integer((SMALL ? -8 : -128) * sums[r * sums_stride + segment]);
+          parts[0][r][p] = splat_integer(-code_offset(STORAGE) * sums[r * sums_stride + segment]);
           if constexpr (CHAINS >= 2) parts[1][r][p] = splat_integer(0);
           if constexpr (CHAINS == 4) parts[2][r][p] = parts[3][r][p] = splat_integer(0);
         }
       const int8_t *inputs = x + segment * padded;
       int64_t step = 0;
       if constexpr (CHAINS == 4)
-        for (; step + 2 <= steps; step += 2, codes += 2 * step_bytes, inputs += 16, next += 2 * ahead_step) {
+        for (; step + 2 <= steps; step += 2, codes += 2 * kStepBytes, inputs += 2 * kStep, next += 2 * ahead_step) {
           add_step(parts[0], parts[1], codes, inputs, next);
-          add_step(parts[2], parts[3], codes + step_bytes, inputs + 8, next + ahead_step);
+          add_step(parts[2], parts[3], codes + kStepBytes, inputs + kStep, next + ahead_step);
         }
-      for (; step < steps; ++step, codes += step_bytes, inputs += 8, next += ahead_step)
+      for (; step < steps; ++step, codes += kStepBytes, inputs += kStep, next += ahead_step)
         add_step(parts[0], parts[CHAINS > 1 ? 1 : 0], codes, inputs, next);
       const float *input_scale = input_scales + segment / weight->segments_per_activation_scale;
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
-        const F32x16 scale = load(scales + scale_offset(segment, p));
+        const F32x16 scale = load_scales(*weight, scale_offset(segment, p));
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
           I32x16 whole = parts[0][r][p];
           if constexpr (CHAINS >= 2) whole = add(whole, parts[1][r][p]);
           if constexpr (CHAINS == 4) whole = add(whole, add(parts[2][r][p], parts[3][r][p]));
           F32x16 value = to_float(whole);
-          if (zero_points) {
+          if (weight->zero_points) {
             // Both products are whole numbers below 2^24, so this stays exact.
-            const F32x16 zero = load(zero_points + scale_offset(segment, p));
+            const F32x16 zero = load_zero_points(*weight, scale_offset(segment, p));
             value = sub(value, mul(zero, splat(static_cast<float>(sums[r * sums_stride + segment]))));
           }
           tile[r][p] = fma(value, mul(scale, splat(input_scale[r * input_scales_stride])), tile[r][p]);

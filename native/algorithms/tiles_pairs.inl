@@ -7,39 +7,48 @@ constexpr int64_t kPassInputs = 256; // of one pass: the weights of two panels t
 inline int64_t padded_inputs(const PackedWeight &w) { return is_integer(w.storage) ? w.num_segments * w.padded_segment : (w.in_features + 1) / 2 * 2; }
 
 // (code - zero point) * scale of padded inputs [begin, end) of one panel, rounded to bfloat16, in the order of prepare_input.
-template <bool SMALL> void expand_pairs(const PackedWeight &w, int64_t panel, int64_t begin, int64_t end, uint8_t *out) {
-  const int64_t step_bytes = SMALL ? 64 : 128, padded = w.padded_segment;
-  const uint8_t *codes = w.values + panel * w.panel_bytes + begin / 8 * step_bytes;
+template <Storage STORAGE> void expand_pairs(const PackedWeight &w, int64_t panel, int64_t begin, int64_t end, uint8_t *out) {
+  constexpr int64_t kStep = codes_per_step(STORAGE);
+  const int64_t padded = w.padded_segment;
+  const uint8_t *codes = w.values + panel * w.panel_bytes + code_bytes(STORAGE, begin);
   const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
   const __m512i first_lanes_twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i last_lanes_twice = _mm512_add_epi32(first_lanes_twice, _mm512_set1_epi32(8));
   for (int64_t k = begin; k < end;) {
     const int64_t segment = k / padded, stop = (segment + 1) * padded < end ? (segment + 1) * padded : end;
     const int64_t offset = (panel * w.num_scales + segment / w.segments_per_scale) * 16;
-    const F32x16 scale = load(w.scales + offset), zero = w.zero_points ? load(w.zero_points + offset) : splat(0.0f);
+    const F32x16 scale = load_scales(w, offset), zero = w.zero_points ? load_zero_points(w, offset) : splat(0.0f);
     const F32x16 scales[2] = {_mm512_permutexvar_ps(first_lanes_twice, scale), _mm512_permutexvar_ps(last_lanes_twice, scale)};
     const F32x16 zeros[2] = {_mm512_permutexvar_ps(first_lanes_twice, zero), _mm512_permutexvar_ps(last_lanes_twice, zero)};
-    for (; k < stop; k += 8, codes += step_bytes, out += 256) {
-      // Each 16-bit word of a code step holds every second input's codes of one lane: widened, they lie as pairs do.
-      __m512i words[2][2];
-      for (int half = 0; half < 2; ++half) {
-        words[0][half] = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 32 * half)));
-        if constexpr (!SMALL) words[1][half] = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 + 32 * half)));
-      }
+    // Eight inputs. Each 16-bit word of four holds every second input's codes of one lane: widened, they lie as pairs do. Codes of
+    // four bits come eight in two such words, others in two times four bytes.
+    const auto put = [&](U8x64 low, U8x64 high) {
+      const __m512i words[2][2] = {{_mm512_cvtepu16_epi32(_mm512_castsi512_si256(low.v)), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(low.v, 1))},
+                                   {_mm512_cvtepu16_epi32(_mm512_castsi512_si256(high.v)), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(high.v, 1))}};
 #pragma GCC unroll 4
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < 4; ++n, out += 64) {
         F32x16 weights[2];
         for (int half = 0; half < 2; ++half) {
-          if constexpr (SMALL) {
+          if constexpr (STORAGE == Storage::kUint4) {
             weights[half] = _mm512_permutexvar_ps(_mm512_srli_epi32(words[0][half], static_cast<unsigned>(4 * n)), values);
           } else {
             const __m512i byte = _mm512_and_si512(_mm512_srli_epi32(words[n % 2][half], static_cast<unsigned>(n / 2 * 8)), _mm512_set1_epi32(255));
-            weights[half] = _mm512_cvtepi32_ps(_mm512_sub_epi32(byte, _mm512_set1_epi32(128)));
+            weights[half] = _mm512_cvtepi32_ps(_mm512_sub_epi32(byte, _mm512_set1_epi32(code_offset(STORAGE))));
           }
           if (w.zero_points) weights[half] = sub(weights[half], zeros[half]);
           weights[half] = mul(weights[half], scales[half]);
         }
-        _mm512_storeu_si512(out + 64 * n, to_bfloat16(weights[0], weights[1]));
+        _mm512_storeu_si512(out, to_bfloat16(weights[0], weights[1]));
+      }
+    };
+    for (; k < stop; k += kStep, codes += code_bytes(STORAGE, kStep)) {
+      U8x64 low, high;
+      if constexpr (STORAGE == Storage::kUint4) low = high = load_bytes(codes); // the permutation finds the half-byte itself
+      else load_codes<STORAGE>(codes, low, high);
+      put(low, high);
+      if constexpr (kStep == 16) {
+        load_codes<STORAGE, 1>(codes, low, high);
+        put(low, high);
       }
     }
   }
@@ -72,9 +81,11 @@ struct PairTiles {
       if (whole == end) return from;
       __builtin_memcpy(to, from, static_cast<size_t>((end - first) * 32));
     } else if (w.storage == Storage::kUint4) {
-      expand_pairs<true>(w, panel, first, end, to);
+      expand_pairs<Storage::kUint4>(w, panel, first, end, to);
+    } else if (w.storage == Storage::kUint6) {
+      expand_pairs<Storage::kUint6>(w, panel, first, end, to);
     } else {
-      expand_pairs<false>(w, panel, first, end, to);
+      expand_pairs<Storage::kUint8>(w, panel, first, end, to);
     }
     for (int64_t k = end; k < whole; k += 2) _mm512_storeu_si512(to + (k - first) * 32, _mm512_setzero_si512());
     return to;

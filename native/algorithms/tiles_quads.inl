@@ -23,20 +23,23 @@ inline int64_t tile_pass_bytes(const PackedWeight &w) {
 }
 
 // Signed codes of segments [begin, end) of one panel, [tile][input / 4][lane][4].
-template <bool SMALL> void expand_quads(const PackedWeight &w, const SegmentCut &cut, int64_t panel, int64_t begin, int64_t end, uint8_t *out) {
-  const uint8_t *codes = w.values + panel * w.panel_bytes + begin * w.padded_segment * (SMALL ? 8 : 16);
-  const __m512i offset = _mm512_set1_epi8(SMALL ? 8 : -128);
+template <Storage STORAGE> void expand_quads(const PackedWeight &w, const SegmentCut &cut, int64_t panel, int64_t begin, int64_t end, uint8_t *out) {
+  constexpr int64_t kStep = codes_per_step(STORAGE);
+  const uint8_t *codes = w.values + panel * w.panel_bytes + code_bytes(STORAGE, begin * w.padded_segment);
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(code_offset(STORAGE)));
+  const auto put = [&](U8x64 low, U8x64 high) {
+    _mm512_storeu_si512(out, _mm512_sub_epi8(low.v, offset));
+    _mm512_storeu_si512(out + 64, _mm512_sub_epi8(high.v, offset));
+    out += 128;
+  };
   for (int64_t segment = begin; segment < end; ++segment) {
-    for (int64_t k = 0; k < w.padded_segment; k += 8, out += 128) {
-      if constexpr (SMALL) {
-        const U8x64 bytes = load_bytes(codes);
-        _mm512_storeu_si512(out, _mm512_sub_epi8(low_halves(bytes).v, offset));
-        _mm512_storeu_si512(out + 64, _mm512_sub_epi8(high_halves(bytes).v, offset));
-        codes += 64;
-      } else {
-        _mm512_storeu_si512(out, _mm512_sub_epi8(load_bytes(codes).v, offset));
-        _mm512_storeu_si512(out + 64, _mm512_sub_epi8(load_bytes(codes + 64).v, offset));
-        codes += 128;
+    for (int64_t k = 0; k < w.padded_segment; k += kStep, codes += code_bytes(STORAGE, kStep)) {
+      U8x64 low, high;
+      load_codes<STORAGE>(codes, low, high);
+      put(low, high);
+      if constexpr (kStep == 16) {
+        load_codes<STORAGE, 1>(codes, low, high);
+        put(low, high);
       }
     }
     for (int64_t k = w.padded_segment; k < cut.steps * cut.depth; k += 4, out += 64) _mm512_storeu_si512(out, _mm512_setzero_si512());
@@ -51,7 +54,7 @@ struct QuadTiles {
   SegmentCut cut;
   int64_t first = 0, last = 0; // segments of the pass
   const uint8_t *codes[2] = {};
-  const float *scales[2] = {}, *zero_points[2] = {}; // zero_points null: symmetric
+  int64_t scales[2] = {}; // where those of each panel begin
 
   int64_t num_passes() const { return (w.num_segments + segments_per_tile_pass(w) - 1) / segments_per_tile_pass(w); }
   int64_t depth_bytes() const { return cut.depth; }
@@ -63,12 +66,13 @@ struct QuadTiles {
     const int64_t segments = segments_per_tile_pass(w);
     first = pass * segments, last = first + segments < w.num_segments ? first + segments : w.num_segments;
     for (int64_t p = 0; p < 2; ++p) {
-      const int64_t from = p < count ? p : 0, offset = (panel + from) * w.num_scales * 16;
-      codes[p] = room + from * tile_pass_bytes(w);
-      scales[p] = w.scales + offset, zero_points[p] = w.zero_points ? w.zero_points + offset : nullptr;
+      const int64_t from = p < count ? p : 0;
+      codes[p] = room + from * tile_pass_bytes(w), scales[p] = (panel + from) * w.num_scales * 16;
       if (p >= count) continue; // multiplied twice, the second time for nothing
       uint8_t *to = room + p * tile_pass_bytes(w);
-      w.storage == Storage::kUint4 ? expand_quads<true>(w, cut, panel + p, first, last, to) : expand_quads<false>(w, cut, panel + p, first, last, to);
+      if (w.storage == Storage::kUint4) expand_quads<Storage::kUint4>(w, cut, panel + p, first, last, to);
+      else if (w.storage == Storage::kUint6) expand_quads<Storage::kUint6>(w, cut, panel + p, first, last, to);
+      else expand_quads<Storage::kUint8>(w, cut, panel + p, first, last, to);
     }
   }
 
@@ -95,9 +99,9 @@ struct QuadTiles {
   // Adds one segment's integer sums, rows x 32, times both scales, to the float sums.
   template <bool ZEROS> FLYWEIGHT_INLINE void add_segment(int64_t row, int64_t rows, int64_t segment, const int32_t *products, float *sums) const {
     const int64_t offset = segment / w.segments_per_scale * 16;
-    const F32x16 scale[2] = {load(scales[0] + offset), load(scales[1] + offset)};
+    const F32x16 scale[2] = {load_scales(w, scales[0] + offset), load_scales(w, scales[1] + offset)};
     F32x16 zeros[2] = {};
-    if constexpr (ZEROS) zeros[0] = load(zero_points[0] + offset), zeros[1] = load(zero_points[1] + offset);
+    if constexpr (ZEROS) zeros[0] = load_zero_points(w, scales[0] + offset), zeros[1] = load_zero_points(w, scales[1] + offset);
     const float *input_scale = in.scales + (row_begin + row) * in.num_activation_scales + segment / w.segments_per_activation_scale;
     const int32_t *input_sum = in.integer_sums + (row_begin + row) * w.num_segments + segment;
     for (int64_t r = 0; r < rows; ++r, input_scale += in.num_activation_scales, input_sum += w.num_segments) {
@@ -116,7 +120,7 @@ struct QuadTiles {
     // The sums of one segment are added up while the tiles of the next one are being multiplied.
     alignas(64) int32_t products[32 * 32];
     const auto add_up = [&](int64_t segment) {
-      if (zero_points[0]) add_segment<true>(row, rows, segment, products, sums);
+      if (w.zero_points) add_segment<true>(row, rows, segment, products, sums);
       else add_segment<false>(row, rows, segment, products, sums);
     };
     for (int64_t segment = first; segment < last; ++segment) {

@@ -79,15 +79,18 @@ void check_linears() {
         check_linear(LinearHandle::plain(halves.data(), Storage::kBfloat16, out, in, compute), shape + " bfloat16");
       }
       for (const int64_t group : {in, in % 8 ? int64_t{1} : int64_t{8}})
-        for (const bool four_bits : {false, true})
+        for (const Storage storage : {Storage::kUint4, Storage::kUint6, Storage::kUint8})
           for (const Compute compute : {Compute::kFloat32, Compute::kBfloat16, Compute::kInt8}) {
-            const std::vector<int8_t> values = four_bits ? codes(in * out, -8, 7) : codes(in * out, -128, 127);
+            const std::vector<int8_t> values = codes(in * out, -code_offset(storage), code_offset(storage) - 1);
             const std::vector<float> scales(static_cast<size_t>(out * (in / group)), 0.01f);
+            const std::vector<uint16_t> half_scales(scales.size(), 0x3c24); // 0.01 in bfloat16, about 1 in float16
             const std::vector<int8_t> zeros = codes(out * (in / group), -8, 7);
             const int64_t activation_group = group >= 32 ? group : std::min(in, group * (128 / group));
+            const std::string what = shape + " group " + std::to_string(group) + ", bits " + std::to_string(code_bits(storage));
             for (const int8_t *zero_points : {static_cast<const int8_t *>(nullptr), zeros.data()})
-              check_linear(LinearHandle::int_group(values.data(), scales.data(), zero_points, out, in, group, activation_group, four_bits, compute),
-                           shape + " group " + std::to_string(group) + (four_bits ? " uint4" : " uint8"));
+              check_linear(LinearHandle::int_group(values.data(), scales.data(), Storage::kFloat32, zero_points, out, in, group, activation_group, storage, compute), what);
+            check_linear(LinearHandle::int_group(values.data(), half_scales.data(), Storage::kBfloat16, zeros.data(), out, in, group, activation_group, storage, compute),
+                         what + ", scales bfloat16");
           }
     }
 }

@@ -21,6 +21,8 @@ namespace flyweight::amx {
 
 #include "vocabulary/amx.inl"
 
+#include "algorithms/codes.inl"
+
 #include "algorithms/tile.inl"
 
 #include "algorithms/linear.inl"

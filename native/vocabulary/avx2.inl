@@ -133,6 +133,13 @@ FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {load_half(p), load
 FLYWEIGHT_INLINE U8x64 either(U8x64 x, U8x64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 x) { const __m256i mask = _mm256_set1_epi8(15); return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)}; }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 x) { return low_halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+template <int N> FLYWEIGHT_INLINE __m256i upper_bits(__m256i x) {
+  if constexpr (N < 2) x = _mm256_slli_epi16(x, 4 - 2 * N);
+  else x = _mm256_srli_epi16(x, 2 * N - 4);
+  return _mm256_and_si256(x, _mm256_set1_epi8(0x30));
+}
+template <int N> FLYWEIGHT_INLINE U8x64 upper_bits(U8x64 x) { return {upper_bits<N>(x.a), upper_bits<N>(x.b)}; }
+FLYWEIGHT_INLINE U8x64 raise_bytes(U8x64 x, uint8_t by) { const __m256i all = _mm256_set1_epi8(static_cast<char>(by)); return {_mm256_add_epi8(x.a, all), _mm256_add_epi8(x.b, all)}; }
 FLYWEIGHT_INLINE I32x16 field(U8x64 x, int shift, uint32_t mask) {
   const __m128i count = _mm_cvtsi32_si128(shift);
   const __m256i keep = _mm256_set1_epi32(static_cast<int>(mask));

@@ -99,6 +99,12 @@ FLYWEIGHT_INLINE U8x64 load_bytes(const uint8_t *p) { return {_mm512_loadu_si512
 FLYWEIGHT_INLINE U8x64 either(U8x64 a, U8x64 b) { return {_mm512_or_si512(a.v, b.v)}; }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+template <int N> FLYWEIGHT_INLINE U8x64 upper_bits(U8x64 a) {
+  if constexpr (N < 2) a.v = _mm512_slli_epi16(a.v, 4 - 2 * N);
+  else a.v = _mm512_srli_epi16(a.v, 2 * N - 4);
+  return {_mm512_and_si512(a.v, _mm512_set1_epi8(0x30))};
+}
+FLYWEIGHT_INLINE U8x64 raise_bytes(U8x64 a, uint8_t by) { return {_mm512_add_epi8(a.v, _mm512_set1_epi8(static_cast<char>(by)))}; }
 FLYWEIGHT_INLINE I32x16 field(U8x64 a, int shift, uint32_t mask) {
   return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(static_cast<int>(mask)))};
 }

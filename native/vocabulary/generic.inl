@@ -90,6 +90,9 @@ FLYWEIGHT_INLINE U8x64 bytes_of(Words a) { U8x64 r; __builtin_memcpy(r.byte, &a,
 FLYWEIGHT_INLINE U8x64 either(U8x64 a, U8x64 b) { return bytes_of(words_of(a) | words_of(b)); }
 FLYWEIGHT_INLINE U8x64 low_halves(U8x64 a) { return bytes_of(words_of(a) & 0x0f0f0f0fu); }
 FLYWEIGHT_INLINE U8x64 high_halves(U8x64 a) { return bytes_of((words_of(a) >> 4) & 0x0f0f0f0fu); }
+// Bits 2 N and 2 N + 1 of every byte, moved to its bits 4 and 5.
+template <int N> FLYWEIGHT_INLINE U8x64 upper_bits(U8x64 a) { return bytes_of((words_of(a) >> (2 * N) & 0x03030303u) << 4); }
+FLYWEIGHT_INLINE U8x64 raise_bytes(U8x64 a, uint8_t by) { for (uint8_t &byte : a.byte) byte = static_cast<uint8_t>(byte + by); return a; }
 // Lane by lane, from the 32-bit word of the lane: (word >> shift) & mask.
 FLYWEIGHT_INLINE I32x16 field(U8x64 a, int shift, uint32_t mask) { return {__builtin_convertvector((words_of(a) >> shift) & mask, Integers)}; }
 FLYWEIGHT_INLINE QuadInput load_quad(const int8_t *p) { return {{p[0], p[1], p[2], p[3]}}; }
@@ -98,7 +101,7 @@ FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
   for (int j = 0; j < 4; ++j) acc.v += field(w, 8 * j, 255).v * x.value[j];
   return acc;
 }
-// The same where every weight is below 16.
+// The same where every weight is below 64.
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {words_of(load_bytes(p))}; }

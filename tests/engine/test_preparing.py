@@ -149,7 +149,7 @@ def test_a_rounded_head_is_near_the_stored_one(model: Path, head: Any) -> None:
 def test_options_that_cannot_be_followed_are_refused(model: Path) -> None:
     with pytest.raises(UsageError, match="choose on, off, rebuild"):
         WeightOptions(image_cache="maybe")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="choose as-stored, int8, int4"):
+    with pytest.raises(UsageError, match="choose as-stored, int8, int6, int4"):
         WeightOptions(head="int2")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="'lots'"):
         WeightOptions(memory="lots")

@@ -16,7 +16,7 @@ PLAIN = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 FORMS = [(str(np.dtype(dtype)), 0, False, compute) for dtype in PLAIN for compute in ("float32", "bfloat16")] + [
     (f"int{bits}", group_size, asymmetric, compute)
-    for bits in (4, 8)
+    for bits in (4, 6, 8)
     for group_size, asymmetric in ((64, False), (WIDTH, False), (16, True))
     for compute in ("float32", "bfloat16", "int8", "int8_token")
 ]

@@ -21,7 +21,7 @@ def whole_inputs(rng, rows, in_features, group_size):
     return x
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("in_features", "out_features", "group_size"), SHAPES)
 def test_every_sum_is_exact(isa, rng, bits, symmetric, in_features, out_features, group_size):
@@ -40,11 +40,11 @@ def test_every_sum_is_exact(isa, rng, bits, symmetric, in_features, out_features
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-@pytest.mark.parametrize("code", [-8, 7])
-def test_the_largest_sums_do_not_overflow(isa, sign, code):
+@pytest.mark.parametrize(("code", "bits"), [(-8, 4), (7, 4), (-32, 6), (31, 6), (-128, 8), (127, 8)])
+def test_the_largest_sums_do_not_overflow(isa, sign, code, bits):
     codes = np.full((16, 256), code, np.int8)
     handle = kernels.prepare_int_group(
-        codes, np.ones((16, 1), np.float32), None, bits=4, group_size=256, compute="int8"
+        codes, np.ones((16, 1), np.float32), None, bits=bits, group_size=256, compute="int8"
     )
     for rows in (1, 6, 20):
         x = np.full((rows, 256), sign * 127, np.float32)

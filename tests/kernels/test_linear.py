@@ -52,6 +52,10 @@ def test_plain_agrees_with_its_twin(isa, rng, dtype, compute, in_features, out_f
         (192, 131, 32, 8),
         (64, 33, 8, 3),
         (64, 20, 1, 5),
+        (192, 33, 64, 6),
+        (172, 18, 43, 6),
+        (120, 40, 24, 5),
+        (1018, 17, 509, 6),
         (144, 17, 24, 4),
         (576, 18, 576, 8),
         (1018, 18, 509, 4),
@@ -71,7 +75,22 @@ def test_codes_agree_with_their_twin(isa, rng, symmetric, compute, in_features, 
         agree(kernels.linear(x, handle), expected, x, size * np.repeat(scales, group_size, 1), 1e-6)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_scales_of_16_bits_give_what_they_give_widened(isa, rng, dtype, compute, bits):
+    codes, scales, zero_points = random_codes(rng, 33, 192, 3, bits, symmetric=False)
+    scales = scales.astype(dtype)
+    settings = {"bits": bits, "group_size": 64, "compute": compute}
+    narrow = kernels.prepare_int_group(codes, scales, zero_points, **settings)
+    wide = kernels.prepare_int_group(codes, scales.astype(np.float32), zero_points, **settings)
+    assert wide.nbytes - narrow.nbytes == 48 * 3 * 2
+    for rows in (1, 7, 60):
+        x = rng.standard_normal((rows, 192)).astype(np.float32)
+        np.testing.assert_array_equal(kernels.linear(x, narrow), kernels.linear(x, wide))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("extreme", ["low", "high"])
 def test_int8_sums_are_exact_at_the_extremes(isa, bits, extreme):
     """Scales of one and whole inputs up to 127: every result is an integer, and saturation would show."""
@@ -147,6 +166,8 @@ def test_a_handle_says_what_it_holds():
     four = kernels.prepare_int_group(codes, scales, None, bits=4, group_size=32, compute="int8")
     assert (four.in_features, four.out_features, four.compute, four.storage) == (64, 48, "int8", "uint4")
     assert four.nbytes == 48 * 64 // 2 + 48 * 2 * 4
+    six = kernels.prepare_int_group(codes, scales.astype(np.float16), None, bits=5, group_size=32, compute="int8")
+    assert (six.storage, six.nbytes) == ("uint6", 48 * 64 * 3 // 4 + 48 * 2 * 2)
     plain = kernels.prepare_plain(np.zeros((48, 64), np.float16), compute="float32")
     assert (plain.storage, plain.nbytes) == ("float16", 48 * 64 * 2)
 

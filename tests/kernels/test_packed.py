@@ -12,8 +12,8 @@ from flyweight import kernels
 from flyweight.errors import KernelError
 from flyweight.kernels import PackedKind, packed_kind, packed_parts, reference, view_packed
 
-LAYOUT = 1
-LAYOUT_DIGEST = "bfd09b2eedb05c40df4098c1e340a8ef94ddcf35fa391f91e02991dafad2d2d7"
+LAYOUT = 2
+LAYOUT_DIGEST = "d083d36f342efea78893679dad8b52f27cce88a2b2a2bfea504ffb264d88e4ff"
 
 
 def handles():
@@ -22,9 +22,17 @@ def handles():
     for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
         for compute in ("float32", "bfloat16"):
             yield kernels.prepare_plain(weight.astype(dtype), compute=compute)
-    for bits, group_size in ((4, 64), (4, 12), (8, 24), (3, 192)):
+    shapes = (
+        (4, 64, "float32"),
+        (4, 12, "bfloat16"),
+        (6, 64, "float16"),
+        (5, 12, "bfloat16"),
+        (8, 24, "bfloat16"),
+        (3, 192, "float32"),
+    )
+    for bits, group_size, scale_dtype in shapes:
         codes = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (33, 192), dtype=np.int8)
-        scales = rng.uniform(0.01, 0.02, (33, 192 // group_size)).astype(np.float32)
+        scales = rng.uniform(0.01, 0.02, (33, 192 // group_size)).astype(scale_dtype)
         zeros = rng.integers(-4, 4, scales.shape, dtype=np.int8)
         for compute in ("float32", "bfloat16", "int8", "int8_token"):
             for zero_points in (None, zeros):
@@ -93,11 +101,15 @@ def test_what_is_no_packed_weight_is_refused():
         "in_features": 64,
         "group_size": 32,
         "activation_group": 32,
+        "scale_storage": "float32",
         "has_zero_points": False,
     }
     assert PackedKind(**good).part_bytes == (512, 128, 0)
+    narrow = good | {"storage": "uint6", "scale_storage": "bfloat16", "has_zero_points": True}
+    assert PackedKind(**narrow).part_bytes == (768, 64, 64)
     for wrong in (
         {"storage": "uint5"},
+        {"scale_storage": "uint8"},
         {"compute": "int4"},
         {"out_features": 0},
         {"in_features": 1 << 40},

@@ -29,7 +29,7 @@ def on(isa, x, handle, bias):
         return kernels.linear(x, handle, bias)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("compute", ["int8", "int8_token"])
 @pytest.mark.parametrize(("in_features", "out_features", "group_size"), SHAPES)
@@ -47,13 +47,14 @@ def test_int8_gives_the_bits_of_the_vector_kernels(
         np.testing.assert_array_equal(on("amx", x, handle, bias), on("avx512", x, handle, bias))
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize(("in_features", "out_features", "group_size"), SHAPES)
-def test_bfloat16_agrees_with_its_twin_at_every_height(rng, in_features, out_features, group_size):
+def test_bfloat16_agrees_with_its_twin_at_every_height(rng, bits, in_features, out_features, group_size):
     weight = rng.standard_normal((out_features, in_features)).astype(ml_dtypes.bfloat16)
-    codes = rng.integers(-8, 8, (out_features, in_features), dtype=np.int8)
+    codes = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (out_features, in_features), dtype=np.int8)
     scales = rng.uniform(0.001, 0.1, (out_features, in_features // group_size)).astype(np.float32)
     zero_points = rng.integers(-8, 8, scales.shape, dtype=np.int8)
-    settings = {"bits": 4, "group_size": group_size, "compute": "bfloat16"}
+    settings = {"bits": bits, "group_size": group_size, "compute": "bfloat16"}
     cases = [
         (
             kernels.prepare_plain(weight, compute="bfloat16"),

@@ -44,7 +44,7 @@ def bytes_of(weights: PreparedWeights) -> dict[str, list[bytes]]:
     }
 
 
-@pytest.mark.parametrize("head", ["as-stored", "int8", "int4"])
+@pytest.mark.parametrize("head", ["as-stored", "int8", "int6", "int4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_image_holds_what_memory_would(tmp_path: Path, monkeypatch: Any, head: Any, tied: bool) -> None:
     monkeypatch.setattr(prepared, "PIECE_WEIGHTS", 64 * 1024)  # the head comes in three pieces

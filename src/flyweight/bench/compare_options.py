@@ -35,7 +35,7 @@ class CompareOptions:
     """How our keys and values are stored."""
 
     head: HeadChoice = "as-stored"
-    """Our output head: as it is stored, or rounded to int8 or int4 (peers round theirs to 6 or 8 bits)."""
+    """Our output head: as it is stored, or rounded to int8, int6 or int4 (peers round theirs to 6 or 8 bits)."""
 
     def __post_init__(self) -> None:
         for name in self.tasks:

@@ -42,7 +42,7 @@ class WeightOptions:
     """Read the image through and check every byte before it is used."""
 
     head: HeadChoice = "as-stored"
-    """Keep the output head as it is stored, or round it to int8 or int4 when it is packed."""
+    """Keep the output head as it is stored, or round it to int8, int6 or int4 when it is packed."""
 
     def __post_init__(self) -> None:
         if self.image_cache not in IMAGE_CHOICES:

@@ -161,7 +161,7 @@ class IntGroup:
         rows = (out_features, scales.shape[1])
         return kernels.prepare_int_group(
             codes,
-            np.ascontiguousarray(np.broadcast_to(scales.astype(np.float32), rows)),
+            np.ascontiguousarray(np.broadcast_to(scales, rows)),
             None if zero_points is None else np.ascontiguousarray(np.broadcast_to(zero_points, rows)),
             bits=self.bits,
             group_size=self.group_length(in_features),

@@ -16,7 +16,7 @@ from flyweight.kernels.gram import gram
 from flyweight.kernels.grouping import activation_group
 from flyweight.kernels.limits import Limits, measure_limits
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
-from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_kind, packed_parts, view_packed
+from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_bits, packed_kind, packed_parts, view_packed
 from flyweight.kernels.program import Place, Program, RegionName, RopeRows, StepArrays
 from flyweight.kernels.sampling import (
     ChoiceRule,
@@ -72,6 +72,7 @@ __all__ = [
     "kept_shares",
     "linear",
     "measure_limits",
+    "packed_bits",
     "packed_kind",
     "packed_parts",
     "prepare_int_group",

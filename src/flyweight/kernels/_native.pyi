@@ -9,6 +9,7 @@ class Storage:
     float16: Storage
     bfloat16: Storage
     uint4: Storage
+    uint6: Storage
     uint8: Storage
 
 class Compute:
@@ -42,12 +43,12 @@ class LinearHandle:
         """``float32``, ``bfloat16`` or ``int8``."""
     @property
     def storage(self) -> str:
-        """``float32``, ``float16``, ``bfloat16``, ``uint8`` or ``uint4``."""
+        """``float32``, ``float16``, ``bfloat16``, ``uint8``, ``uint6`` or ``uint4``."""
     @property
     def kind(self) -> Kind:
         """What it holds: the fields of ``PackedKind`` in order."""
 
-Kind = tuple[Storage, Compute, int, int, int, int, bool]
+Kind = tuple[Storage, Compute, int, int, int, int, Storage, bool]
 
 layout_version: int
 
@@ -141,10 +142,11 @@ def prepare_plain(weight: Array, source: Storage, compute: Compute) -> LinearHan
 def prepare_int_group(
     codes: Array,
     scales: Array,
+    scale_storage: Storage,
     zero_points: Array | None,
     group: int,
     activation_group: int,
-    four_bits: bool,
+    storage: Storage,
     compute: Compute,
 ) -> LinearHandle: ...
 def linear_parts(handle: LinearHandle) -> list[Array]: ...

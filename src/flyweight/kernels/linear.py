@@ -19,10 +19,12 @@ from flyweight.kernels.checks import (
     float_name,
 )
 from flyweight.kernels.grouping import activation_group
+from flyweight.kernels.packed import packed_bits
 
 INT8 = np.dtype(np.int8)
 STORAGES = {name: getattr(_native.Storage, name) for name in ("float32", "float16", "bfloat16")}
 PLAIN_COMPUTES = {name: getattr(_native.Compute, name) for name in ("float32", "bfloat16")}
+CODE_STORAGES = {bits: getattr(_native.Storage, f"uint{packed_bits(bits)}") for bits in range(2, 9)}
 CODE_COMPUTES = PLAIN_COMPUTES | {"int8": _native.Compute.int8, "int8_token": _native.Compute.int8}
 
 
@@ -46,7 +48,7 @@ def prepare_plain(weight: Array, *, compute: Literal["float32", "bfloat16"]) -> 
 
 def prepare_int_group(
     codes: NDArray[np.int8],
-    scales: Float32,
+    scales: Array,
     zero_points: NDArray[np.int8] | None,
     *,
     bits: int,
@@ -57,9 +59,10 @@ def prepare_int_group(
 
     Args:
         codes: int8 (out_features, in_features), each in [-2^(bits-1), 2^(bits-1) - 1].
-        scales: float32 (out_features, in_features / group_size).
+        scales: float32, float16 or ml_dtypes.bfloat16 (out_features, in_features / group_size); they keep their width
+            in memory.
         zero_points: int8 of the scales' shape and the codes' range, or None where all are zero.
-        bits: 2 to 8; up to 4, two codes share a byte in memory, else each has one.
+        bits: 2 to 8; up to 4, two codes share a byte in memory, up to 6, four share three, else each has one.
         group_size: inputs per scale; a divisor of in_features (in_features itself: one scale per channel).
         compute: ``float32``: exact weights, products and sums in float32. ``bfloat16``: inputs rounded to bfloat16,
             exact codes, a float32 sum per group, then times its scale; on ``amx``, from 8 rows and outside the
@@ -81,13 +84,16 @@ def prepare_int_group(
     if group_size < 1 or in_features % group_size:
         raise KernelError(f"group_size={group_size} does not divide in_features={in_features}; choose a divisor")
     shape = (out_features, in_features // group_size)
-    check_array("scales", scales, FLOAT32, shape)
+    scale_storage = choose("scales dtype", float_name("scales", scales), STORAGES)
+    check_array("scales", scales, scales.dtype, shape)
     _check_range("codes", codes, bits)
     if zero_points is not None:
         check_array("zero_points", zero_points, INT8, shape)
         _check_range("zero_points", zero_points, bits)
     group = in_features if compute == "int8_token" else activation_group(in_features, group_size)
-    return _native.prepare_int_group(codes, scales, zero_points, group_size, group, bits <= 4, native_compute)
+    return _native.prepare_int_group(
+        codes, as_words(scales), scale_storage, zero_points, group_size, group, CODE_STORAGES[bits], native_compute
+    )
 
 
 def linear(

@@ -22,7 +22,8 @@ LAYOUT_CLASS = "panels"
 """Which processors share packed bytes. There is one class: the same layout serves every instruction set."""
 
 ALIGNMENT = 64
-STORAGES = {name: getattr(_native.Storage, name) for name in ("float32", "float16", "bfloat16", "uint4", "uint8")}
+FLOAT_STORAGES = ("float32", "float16", "bfloat16")
+STORAGES = {name: getattr(_native.Storage, name) for name in (*FLOAT_STORAGES, "uint4", "uint6", "uint8")}
 COMPUTES = {name: getattr(_native.Compute, name) for name in ("float32", "bfloat16", "int8")}
 PARTS = ("values", "scales", "zero_points")
 
@@ -31,9 +32,10 @@ PARTS = ("values", "scales", "zero_points")
 class PackedKind:
     """What a packed weight is, apart from its numbers: its layout and the lengths of its parts follow from this.
 
-    ``storage`` is how an element is kept (``float32``, ``float16``, ``bfloat16``, ``uint8``, ``uint4``), ``compute``
-    what its kernel computes in (``float32``, ``bfloat16``, ``int8``). ``group_size`` inputs share a weight scale and
-    ``activation_group`` inputs a scale of their own when compute is int8; both are in_features where there are none.
+    ``storage`` is how an element is kept (``float32``, ``float16``, ``bfloat16``, ``uint8``, ``uint6``, ``uint4``),
+    ``compute`` what its kernel computes in (``float32``, ``bfloat16``, ``int8``). ``group_size`` inputs share a weight
+    scale and ``activation_group`` inputs a scale of their own when compute is int8; both are in_features where there
+    are none. ``scale_storage`` is how a weight scale is kept (the first three; ``float32`` where there are none).
     """
 
     storage: str
@@ -42,10 +44,12 @@ class PackedKind:
     in_features: int
     group_size: int
     activation_group: int
+    scale_storage: str
     has_zero_points: bool
 
     def __post_init__(self) -> None:
         choose("storage", self.storage, STORAGES)
+        choose("scale_storage", self.scale_storage, {name: STORAGES[name] for name in FLOAT_STORAGES})
         choose("compute", self.compute, COMPUTES)
         sizes = (self.out_features, self.in_features, self.group_size, self.activation_group)
         if any(type(size) is not int or not 1 <= size < 1 << 31 for size in sizes):
@@ -65,9 +69,14 @@ class PackedKind:
         return sum(self.part_bytes)
 
 
+def packed_bits(bits: int) -> int:
+    """Bits that a code of so many takes in memory: 4, 6 or 8."""
+    return 4 if bits <= 4 else 6 if bits <= 6 else 8
+
+
 def packed_kind(handle: _native.LinearHandle) -> PackedKind:
     """What a handle holds."""
-    storage, compute, out_features, in_features, group_size, activation_group, has_zero_points = handle.kind
+    storage, compute, out_features, in_features, group_size, activation_group, scales, has_zero_points = handle.kind
     return PackedKind(
         storage=_name(STORAGES, storage),
         compute=_name(COMPUTES, compute),
@@ -75,6 +84,7 @@ def packed_kind(handle: _native.LinearHandle) -> PackedKind:
         in_features=in_features,
         group_size=group_size,
         activation_group=activation_group,
+        scale_storage=_name(STORAGES, scales),
         has_zero_points=has_zero_points,
     )
 
@@ -112,6 +122,7 @@ def _native_kind(kind: PackedKind) -> tuple[Any, ...]:
         kind.in_features,
         kind.group_size,
         kind.activation_group,
+        STORAGES[kind.scale_storage],
         kind.has_zero_points,
     )
 

@@ -37,14 +37,15 @@ def prepare_plain(weight: Array, *, compute: Literal["float32", "bfloat16"]) -> 
 
 def prepare_int_group(
     codes: NDArray[np.int8],
-    scales: Float32,
+    scales: Array,
     zero_points: NDArray[np.int8] | None,
     *,
     bits: int,
     group_size: int,
     compute: Literal["float32", "bfloat16", "int8", "int8_token"],
 ) -> LinearHandle:
-    return LinearHandle(values=codes, scales=scales, zero_points=zero_points, group_size=group_size, compute=compute)
+    wide = scales.astype(np.float32)
+    return LinearHandle(values=codes, scales=wide, zero_points=zero_points, group_size=group_size, compute=compute)
 
 
 def linear(x: Float32, handle: LinearHandle, bias: Float32 | None = None, *, rounded_weights: bool = False) -> Float64:

@@ -18,15 +18,16 @@ from flyweight.checkpoint.weights import Weights
 from flyweight.errors import IntegrityError, UsageError
 from flyweight.formats.base import Array, Compute, Format, StoredWeight
 from flyweight.formats.int_group import IntGroup
-from flyweight.formats.plain import Plain
+from flyweight.formats.plain import FLOAT_DTYPES, Plain
 from flyweight.models.spec import BlockSpec, LinearGroup, LinearSpec, ModelSpec
 from flyweight.runtime.pager import Pager
 
 ModelCompute = Literal["auto", "float32", "bfloat16", "int8"]
-HeadChoice = Literal["as-stored", "int8", "int4"]
-HEAD_CHOICES = ("as-stored", "int8", "int4")
+HeadChoice = Literal["as-stored", "int8", "int6", "int4"]
+HEAD_CHOICES = ("as-stored", "int8", "int6", "int4")
+HEAD_CODES: Mapping[HeadChoice, tuple[int, int]] = {"int8": (8, 64), "int6": (6, 64), "int4": (4, 32)}
+"""Bits of a rounded head's codes, and how many inputs share a scale at most."""
 
-SMALL_BITS = 4  # codes of so many bits lie two to a byte
 PIECE_ROWS = 1024  # a multiple of the outputs that any packed panel holds: pieces of so many rows join without a seam
 # Of a head that are rounded and packed at once; the system would give much larger arrays fresh pages every time.
 PIECE_WEIGHTS = 1 << 21
@@ -132,7 +133,8 @@ class Packing:
     """What becomes of every weight of a model, and the packing of each. It holds no weight.
 
     Args:
-        head: how the output head is kept: ``as-stored``, or rounded to ``int8`` or ``int4`` codes while it is packed.
+        head: how the output head is kept: ``as-stored``, or rounded to ``int8``, ``int6`` or ``int4`` codes while it
+            is packed.
 
     Raises:
         UsageError: when ``head`` is unknown, or asks for a head that is quantized already to be quantized again.
@@ -173,14 +175,15 @@ class Packing:
 
     @property
     def expected_bytes(self) -> int:
-        """About what the packed linears take, told without reading any: their stored bytes, scales in float32."""
+        """About what the packed linears take, told without reading any."""
         formats = [(self.weights.format(one), one.out_features, one.in_features) for one in self.spec.linears]
         formats.append((self.head_format, self.spec.vocab_size, self.spec.hidden_size))
         total = 0
         for form, rows, columns in formats:
             if isinstance(form, IntGroup):
-                codes = rows * columns // (2 if form.bits <= SMALL_BITS else 1)
-                total += codes + rows * (columns // form.group_length(columns)) * 4 * (1 if form.symmetric else 2)
+                groups = rows * (columns // form.group_length(columns))
+                total += rows * columns * kernels.packed_bits(form.bits) // 8
+                total += groups * (FLOAT_DTYPES[form.scale_dtype].itemsize + (0 if form.symmetric else 2))
             else:
                 total += rows * columns * (2 if self._base == "bfloat16" else form.nbytes((1, 1)))
         return total
@@ -217,7 +220,7 @@ class Packing:
 def head_encoding(spec: ModelSpec, weights: Weights, head: HeadChoice) -> IntGroup | None:
     """The format that the head is rounded to while it is packed; None where it stays as stored.
 
-    int8 takes groups of at most 64 inputs, int4 of at most 32, each with a float32 scale.
+    ``HEAD_CODES`` says how many inputs share a scale, which is kept in bfloat16.
     """
     if head not in HEAD_CHOICES:
         raise UsageError(f"head={head!r} is unknown; choose {', '.join(HEAD_CHOICES)}")
@@ -226,13 +229,13 @@ def head_encoding(spec: ModelSpec, weights: Weights, head: HeadChoice) -> IntGro
     stored = weights.head_format(spec)
     if not isinstance(stored, Plain):
         raise UsageError(f"head={head!r} was asked for, but the checkpoint stores it as {stored.name}; leave head out")
-    bits, largest = (8, 64) if head == "int8" else (4, 32)
+    bits, largest = HEAD_CODES[head]
     size = next((size for size in (64, 32, 16, 8) if size <= largest and spec.hidden_size % size == 0), None)
     if size is None:
         raise UsageError(
             f"head={head!r} needs a hidden size that 8 divides; this model has {spec.hidden_size}; leave head out"
         )
-    return IntGroup(bits=bits, group_size=size, scale_dtype="float32")
+    return IntGroup(bits=bits, group_size=size)
 
 
 def join(kind: kernels.PackedKind, pieces: Iterable[kernels.LinearHandle]) -> kernels.LinearHandle:
