@@ -287,6 +287,17 @@ void sample_call(const In<float> &logits, const In<double> &numbers, const In<in
   sample(rows.data(), size(rows.size()), tokens.data());
 }
 
+void round_weights_call(const AnyIn &weight, Storage source, int64_t group, int bits, bool symmetric, Storage scale_storage, const Out<int8_t> &codes,
+                        const AnyOut &scales, const Maybe<Out<int8_t>> &zero_points) {
+  RoundingArguments a{};
+  a.weight = weight.data(), a.source = source, a.width = size(weight.shape(1)), a.group = group;
+  a.minimum = static_cast<float>(-(1 << (bits - 1))), a.maximum = -1.0f - a.minimum;
+  a.symmetric = symmetric, a.scale_storage = scale_storage;
+  a.codes = codes.data(), a.scales = scales.data(), a.zero_points = zero_points ? zero_points->data() : nullptr;
+  const nb::gil_scoped_release release;
+  round_weights(a, size(weight.shape(0)));
+}
+
 void gram_call(const Rows<const float> &x, const Out<float> &sums, bool rounded) {
   const nb::gil_scoped_release release;
   gram(x.data(), x.stride(0), size(x.shape(0)), size(x.shape(1)), rounded, sums.data());
@@ -364,6 +375,8 @@ NB_MODULE(_native, m) {
     const nb::gil_scoped_release release;
     unpack_codes(reinterpret_cast<const uint8_t *>(packed.data()), size(packed.shape(1)) * 4, bits, size(codes.shape(0)), size(codes.shape(1)), codes.data());
   }, "packed"_a.noconvert(), "bits"_a, "codes"_a.noconvert());
+  m.def("round_weights", &round_weights_call, "weight"_a.noconvert(), "source"_a, "group"_a, "bits"_a, "symmetric"_a, "scale_storage"_a,
+        "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert().none());
   m.def("gram", &gram_call, "x"_a.noconvert(), "sums"_a.noconvert(), "rounded"_a);
   m.def("gptq_group", &gptq_group_call, "weight"_a.noconvert(), "inverse_cholesky"_a.noconvert(), "ratios"_a.noconvert(), "minimum"_a,
         "maximum"_a, "symmetric"_a, "scale_type"_a, "codes"_a.noconvert(), "scales"_a.noconvert(), "zero_points"_a.noconvert(),

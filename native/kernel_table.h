@@ -114,6 +114,19 @@ struct AttendTask {
   bool is_common() const { return shared && place < 0; }
 };
 
+// Weights to codes of at most eight bits, to nearest; each run of `group` inputs of a row gets a scale.
+struct RoundingArguments {
+  const void *weight;         // rows x width without gaps, floating point as `source` says
+  Storage source;
+  int64_t width, group;       // group divides width
+  float minimum, maximum;     // of the codes
+  bool symmetric;
+  Storage scale_storage;      // floating point: a scale is rounded to it before it is used
+  int8_t *codes;              // rows x width
+  void *scales;               // rows x (width / group)
+  int8_t *zero_points;        // the same, unless symmetric
+};
+
 constexpr int kGptqRun = 8; // columns whose updates from earlier errors run side by side
 
 struct GptqArguments {
@@ -185,6 +198,7 @@ struct KernelTable {
   void (*attend_merge)(const AttendArguments &, const AttendTask &); // a task of all chunks that others have computed
   int64_t (*attend_partial_floats)(const CacheLayout &);              // of one chunk and one row
   int64_t (*attend_workspace)(const AttendArguments &, int64_t max_queries_per_task);
+  void (*round_weights)(const RoundingArguments &, int64_t row_begin, int64_t row_end);
   void (*gptq_group)(const GptqArguments &, int64_t row_begin, int64_t row_end, float *workspace);
   int64_t (*gptq_workspace)(const GptqArguments &);
   int64_t (*gram_packed_bytes)(const GramArguments &); // 0: gram() needs nothing packed

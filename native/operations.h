@@ -32,6 +32,7 @@ double measure_multiply(Product product, int attempts);
 
 // sums (width x width) += x^T x on and above the diagonal; below it nothing is promised. x: rows x width with a stride.
 void gram(const float *x, int64_t x_stride, int64_t rows, int64_t width, bool rounded, float *sums);
+void round_weights(const RoundingArguments &arguments, int64_t rows);
 // The columns of one group by GPTQ. inverse_cholesky: width x width, upper; arguments.factors is made of it here.
 void gptq_group(GptqArguments arguments, const float *inverse_cholesky, int64_t rows);
 

@@ -14,6 +14,7 @@
 #include "algorithms/attention_expanded.inl"
 #include "algorithms/attention_rounded.inl"
 #include "algorithms/attention.inl"
+#include "algorithms/rounding.inl"
 #include "algorithms/gptq.inl"
 #include "algorithms/gram.inl"
 #include "algorithms/limits.inl"

@@ -18,6 +18,7 @@ const KernelTable &kernels() {
       .attend_merge = attend_merge,
       .attend_partial_floats = partial_floats,
       .attend_workspace = attend_workspace,
+      .round_weights = round_weights,
       .gptq_group = gptq_group,
       .gptq_workspace = gptq_workspace,
       .gram_packed_bytes = gram_packed_bytes,

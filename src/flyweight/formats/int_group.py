@@ -121,11 +121,19 @@ class IntGroup:
         return weight.reshape(out_features, in_features // length, length)
 
     def encode(self, weight: Array) -> StoredWeight:
-        grouped = self.grouped(np.ascontiguousarray(weight, dtype=np.float32))
-        scales, zero_points = self.parameters(grouped.min(axis=2), grouped.max(axis=2))
-        expanded_zero = None if zero_points is None else zero_points[:, :, None]
-        codes = self.quantize(grouped, scales[:, :, None], expanded_zero).reshape(weight.shape)
-        return self.store(codes, scales, zero_points)
+        """Round to nearest under the scales of each group's range; ``weight`` is of any dtype that weights have."""
+        rows, columns = (1, weight.size) if self.granularity == "tensor" else weight.shape
+        rounded = kernels.round_weights(
+            np.ascontiguousarray(weight).reshape(rows, columns),
+            bits=self.bits,
+            group_size=self.group_length(columns),
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
+        tensors: dict[str, Array] = {"codes": rounded.codes.reshape(weight.shape), "scales": rounded.scales}
+        if rounded.zero_points is not None:
+            tensors["zero_points"] = rounded.zero_points
+        return StoredWeight(format=self, shape=(weight.shape[0], weight.shape[1]), tensors=tensors)
 
     def store(self, codes: Any, scales: Any, zero_points: Any | None) -> StoredWeight:
         """Assemble a stored weight from integer-valued codes (out, in), scales and zero points (rows, groups)."""

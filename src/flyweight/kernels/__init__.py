@@ -18,6 +18,7 @@ from flyweight.kernels.limits import Limits, measure_limits
 from flyweight.kernels.linear import linear, prepare_int_group, prepare_plain
 from flyweight.kernels.packed import LAYOUT_VERSION, PackedKind, packed_bits, packed_kind, packed_parts, view_packed
 from flyweight.kernels.program import Place, Program, RegionName, RopeRows, StepArrays
+from flyweight.kernels.rounding import RoundedWeight, round_weights
 from flyweight.kernels.sampling import (
     ChoiceRule,
     Edits,
@@ -56,6 +57,7 @@ __all__ = [
     "Program",
     "RegionName",
     "RopeRows",
+    "RoundedWeight",
     "ScaleRule",
     "StepArrays",
     "act_mul",
@@ -81,6 +83,7 @@ __all__ = [
     "release_free_memory",
     "rms_norm",
     "rope",
+    "round_weights",
     "sample",
     "sample_with_log_probabilities",
     "share_one_heap",

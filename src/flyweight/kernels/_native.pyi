@@ -149,6 +149,17 @@ def prepare_int_group(
     storage: Storage,
     compute: Compute,
 ) -> LinearHandle: ...
+def round_weights(
+    weight: Array,
+    source: Storage,
+    group: int,
+    bits: int,
+    symmetric: bool,
+    scale_storage: Storage,
+    codes: Array,
+    scales: Array,
+    zero_points: Array | None,
+) -> None: ...
 def linear_parts(handle: LinearHandle) -> list[Array]: ...
 def part_bytes(kind: Kind) -> list[int]: ...
 def view_linear(kind: Kind, values: Array, scales: Array, zero_points: Array) -> LinearHandle: ...

@@ -106,6 +106,27 @@ def quantize_activations(x: Float32, group_size: int, *, per_token: bool = False
     return quantized, scales
 
 
+def round_weights(
+    weight: Array, *, bits: int, group_size: int, symmetric: bool, scale_dtype: str
+) -> tuple[NDArray[np.int8], Array, NDArray[np.int8] | None]:
+    """Codes, scales and zero points; every operation in float32."""
+    low, high = np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1)
+    rows, width = weight.shape
+    grouped = weight.astype(np.float32).reshape(rows, width // group_size, group_size)
+    if symmetric:
+        scales = np.abs(grouped).max(axis=2) / ((high - low) / np.float32(2))
+    else:
+        smallest, largest = np.minimum(grouped.min(axis=2), 0), np.maximum(grouped.max(axis=2), 0)
+        scales = (largest - smallest) / (high - low)
+    stored = scales.astype(scale_dtype)
+    stored[stored.astype(np.float32) < SMALLEST_SCALE] = 1
+    steps = stored.astype(np.float32)
+    zero_points = None if symmetric else np.clip(np.rint(low - smallest / steps), low, high)
+    codes = np.rint(grouped / steps[:, :, None]) + (0 if zero_points is None else zero_points[:, :, None])
+    whole = np.clip(codes, low, high).astype(np.int8).reshape(weight.shape)
+    return whole, stored, None if zero_points is None else zero_points.astype(np.int8)
+
+
 def rms_norm(x: Float32, weight: Float32, epsilon: float, weight_offset: float = 0.0) -> Float64:
     wide = x.astype(np.float64)
     factor = 1 / np.sqrt((wide * wide).mean(axis=-1, keepdims=True) + epsilon)

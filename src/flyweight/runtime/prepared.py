@@ -213,7 +213,7 @@ class Packing:
         for start in range(0, self.spec.vocab_size, rows):
             stored = self.weights.head_rows(self.spec, start, min(start + rows, self.spec.vocab_size))
             if self._head_encoding is not None:
-                stored = self._head_encoding.encode(stored.decode())
+                stored = self._head_encoding.encode(stored.tensors["weight"])
             yield stored.prepare(self.head_compute)
 
 
