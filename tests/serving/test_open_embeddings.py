@@ -164,15 +164,15 @@ def test_a_server_that_may_not_wait_longer_ends_them_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "code"),
-    [(ResourceError("no blocks"), 503, "no_room"), (RuntimeError("secret"), 500, "internal")],
+    ("kind", "text", "status", "code"),
+    [(ResourceError, "no blocks", 503, "no_room"), (RuntimeError, "secret", 500, "internal")],
 )
-def test_a_fault_ends_its_own_request_only(monkeypatch, fault, status, code):
+def test_a_fault_ends_its_own_request_only(monkeypatch, kind, text, status, code):
     recorder = Recorder()
     with served(options=OPTIONS, observers=[recorder]) as server:
         real = "flyweight.serving.open_embeddings.Embedder.embed"
         with monkeypatch.context() as broken:
-            broken.setattr(real, lambda *_: (_ for _ in ()).throw(fault))
+            broken.setattr(real, lambda *_: (_ for _ in ()).throw(kind(text)))
             answer = ask(server, ["a", "b"])
         assert answer.status_code == status
         assert answer.json()["error"]["code"] == code

@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_verbs()
     try:
         result = app(words, exit_on_error=False, print_error=False)
+    except cyclopts.UnusedCliTokensError as error:
+        return _fail(_explain_unused(words, error.unused_tokens or []))
     except cyclopts.CycloptsError as error:
         return _fail(f"{error} (see flyweight --help)")
     except FlyweightError as error:
@@ -55,6 +57,16 @@ def load_verbs() -> None:
     """Import every verb, so that the list of them says what each does."""
     for verb in VERBS:
         app[verb]
+
+
+def _explain_unused(words: Sequence[str], unused: Sequence[str]) -> str:
+    """What to do about words that nothing has taken: mostly the second value of an option that takes one at a time."""
+    message = f"nothing takes {' '.join(map(repr, unused))}"
+    before = words[: words.index(unused[0])] if unused and unused[0] in words else ()
+    option = next((word for word in reversed(before) if word.startswith("--") and "=" not in word), None)
+    if option:
+        return f"{message}; an option takes one value at a time: repeat {option} before each (see flyweight --help)"
+    return f"{message} (see flyweight --help)"
 
 
 def _fail(message: str) -> int:
