@@ -19,7 +19,7 @@ inline int64_t byte_depth(const PackedWeight &w, int64_t rows, bool spread) {
 inline void byte_linear(const PackedWeight &w, const LinearInput &in, const LinearOutput &out, int64_t panel_begin, int64_t panel_end,
                         int64_t row_begin, int64_t row_end, float *workspace) {
   const int64_t rows = row_end - row_begin;
-  // Six bits need nothing else: two products of them fit in 16 bits, which is what dot_small_quads takes.
+  // Six bits need nothing else: four products of them fit in 16 bits, which is what dot_small_eights makes of them.
   if (w.compute != Compute::kInt8 || w.storage == Storage::kUint6 || (w.storage == Storage::kUint8 && rows <= kByteStreamRows))
     return linear(w, in, out, panel_begin, panel_end, row_begin, row_end, workspace);
   // A few tiles of rows take codes of four bits as they are packed, in one stream; for more of them they are spread out once.

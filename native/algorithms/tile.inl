@@ -228,18 +228,32 @@ template <Storage STORAGE> struct CodeQuadTile : SegmentTile {
       const QuadInput input = load_quad(quad + r * x_stride);
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p)
-        part[r][p] = STORAGE != Storage::kUint8 ? dot_small_quads(part[r][p], weights[p], input) : dot_quads(part[r][p], weights[p], input);
+        part[r][p] = STORAGE == Storage::kUint4 ? dot_small_quads(part[r][p], weights[p], input) : dot_quads(part[r][p], weights[p], input);
     }
   }
 
-  // Eight inputs of a step: the first four into `first`, the others into `second`, which may be the same.
+  template <int ROWS, int PANELS>
+  FLYWEIGHT_INLINE void add_eights(I32x16 (&part)[ROWS][PANELS], const U8x64 (&low)[PANELS], const U8x64 (&high)[PANELS], const int8_t *eight) const {
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const QuadInput first = load_quad(eight + r * x_stride), last = load_quad(eight + r * x_stride + 4);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; ++p) part[r][p] = dot_small_eights(part[r][p], low[p], high[p], first, last);
+    }
+  }
+
+  // Eight inputs of a step, into `first` and `second` in turn, which may be the same.
   template <int EIGHT, int ROWS, int PANELS>
   FLYWEIGHT_INLINE void add_eight(I32x16 (&first)[ROWS][PANELS], I32x16 (&second)[ROWS][PANELS], const uint8_t *codes, const int8_t *inputs) const {
     U8x64 low[PANELS], high[PANELS];
 #pragma GCC unroll 4
     for (int p = 0; p < PANELS; ++p) load_codes<STORAGE, EIGHT>(codes + p * weight->panel_bytes, low[p], high[p]);
-    add_quads(first, low, inputs + 8 * EIGHT);
-    add_quads(second, high, inputs + 8 * EIGHT + 4);
+    if constexpr (STORAGE == Storage::kUint6) {
+      add_eights(EIGHT ? second : first, low, high, inputs + 8 * EIGHT);
+    } else {
+      add_quads(first, low, inputs);
+      add_quads(second, high, inputs + 4);
+    }
   }
 
   template <int ROWS, int PANELS>

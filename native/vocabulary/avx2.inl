@@ -155,6 +155,14 @@ FLYWEIGHT_INLINE __m256i dot_quads(__m256i acc, __m256i w, __m256i x) {
 FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_quads(acc.a, w.a, x.bytes), dot_quads(acc.b, w.b, x.bytes)}; }
 FLYWEIGHT_INLINE __m256i dot_small_quads(__m256i acc, __m256i w, __m256i x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))); }
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return {dot_small_quads(acc.a, w.a, x.bytes), dot_small_quads(acc.b, w.b, x.bytes)}; }
+// Two sums of two products of 63 * 127 fit in 16 bits: they are widened together.
+FLYWEIGHT_INLINE __m256i dot_small_eights(__m256i acc, __m256i low, __m256i high, __m256i first, __m256i last) {
+  const __m256i words = _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, last));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+}
+FLYWEIGHT_INLINE I32x16 dot_small_eights(I32x16 acc, U8x64 low, U8x64 high, QuadInput first, QuadInput last) {
+  return {dot_small_eights(acc.a, low.a, high.a, first.bytes, last.bytes), dot_small_eights(acc.b, low.b, high.b, first.bytes, last.bytes)};
+}
 
 // Beyond generic.inl: pairs of 16-bit numbers. Written as assembler because the compiler would first make all products and then
 // add them up in a tree, through memory; and multiplication and addition in turn keep all four pipes busy.

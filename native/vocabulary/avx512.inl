@@ -115,6 +115,7 @@ FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
   return acc;
 }
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
+FLYWEIGHT_INLINE I32x16 dot_small_eights(I32x16 acc, U8x64 low, U8x64 high, QuadInput first, QuadInput last) { return dot_quads(dot_quads(acc, low, first), high, last); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {_mm512_loadu_si512(p)}; }
 FLYWEIGHT_INLINE F32x16 even_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16)); }

@@ -101,8 +101,9 @@ FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
   for (int j = 0; j < 4; ++j) acc.v += field(w, 8 * j, 255).v * x.value[j];
   return acc;
 }
-// The same where every weight is below 64.
+// The same where every weight is below 16, and for eight inputs where every weight is below 64.
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
+FLYWEIGHT_INLINE I32x16 dot_small_eights(I32x16 acc, U8x64 low, U8x64 high, QuadInput first, QuadInput last) { return dot_quads(dot_quads(acc, low, first), high, last); }
 
 FLYWEIGHT_INLINE BfPairs load_pairs(const uint8_t *p) { return {words_of(load_bytes(p))}; }
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) { return {float_of_bfloat16(p[0]), float_of_bfloat16(p[1])}; }

@@ -25,7 +25,7 @@ from flyweight.runtime.pager import Pager
 ModelCompute = Literal["auto", "float32", "bfloat16", "int8"]
 HeadChoice = Literal["as-stored", "int8", "int6", "int4"]
 HEAD_CHOICES = ("as-stored", "int8", "int6", "int4")
-HEAD_CODES: Mapping[HeadChoice, tuple[int, int]] = {"int8": (8, 64), "int6": (6, 64), "int4": (4, 32)}
+HEAD_CODES: Mapping[HeadChoice, tuple[int, int]] = {"int8": (8, 64), "int6": (6, 32), "int4": (4, 32)}
 """Bits of a rounded head's codes, and how many inputs share a scale at most."""
 
 PIECE_ROWS = 1024  # a multiple of the outputs that any packed panel holds: pieces of so many rows join without a seam
