@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from flyweight.engine.generation import Completion
 from flyweight.engine.language_model import LanguageModel
 from flyweight.engine.load import load
-from flyweight.engine.options import EngineOptions
+from flyweight.engine.options import EngineOptions, default_step_tokens
 from flyweight.engine.request import Request
 from flyweight.engine.sampling import SamplingOptions
 from flyweight.engine.scheduler import SchedulerPolicy
@@ -440,11 +441,14 @@ def test_streams_may_be_read_in_turns(model: LanguageModel) -> None:
 
 def test_sizes_are_chosen_by_model_and_cache(folder: Path) -> None:
     spec = load(folder).spec
-    chosen = EngineOptions().for_model(spec, cache_tokens=1024, threads=2)
+    chosen = EngineOptions().for_model(spec, cache_tokens=1024, threads=2, isa="avx2")
     assert (chosen.max_sequences, chosen.step_tokens) == (4, 2048)
     assert chosen.policy.long_prefill_tokens == 1024
-    given = EngineOptions(max_sequences=7, step_tokens=9).for_model(spec, cache_tokens=1024, threads=2)
+    given = EngineOptions(max_sequences=7, step_tokens=9).for_model(spec, cache_tokens=1024, threads=2, isa="avx2")
     assert (given.budget.sequences, given.budget.tokens) == (7, 9)
+    large = SimpleNamespace(linears=[SimpleNamespace(in_features=10_000, out_features=20_000)])
+    steps = {isa: default_step_tokens(large, 2, isa) for isa in ("generic", "avx2", "avx512")}
+    assert steps == {"generic": 128, "avx2": 960, "avx512": 1472}
     for name in ("max_sequences", "step_tokens"):
         with pytest.raises(UsageError, match=f"{name}=0 is not allowed; choose 1 or more"):
             EngineOptions(**{name: 0})

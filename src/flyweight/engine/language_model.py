@@ -107,7 +107,10 @@ class LanguageModel:
             raise UsageError("the engine has requests that have not ended; finish or abort them first")
         if options is not None:
             self._engine_options = options.for_model(
-                self.spec, cache_tokens=self._num_blocks * self._block_size, threads=kernels.thread_count()
+                self.spec,
+                cache_tokens=self._num_blocks * self._block_size,
+                threads=kernels.thread_count(),
+                isa=kernels.isa(),
             )
         if proposer is None and self._make_proposer is not None:
             proposer = self._make_proposer()

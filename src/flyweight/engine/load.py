@@ -153,7 +153,7 @@ def load(
         cache = KVCache((), num_blocks=plan.num_blocks)  # plans only: the torch side keeps keys and values itself
         runner = _torch_runner(spec, stored, compute, plan.num_blocks, kv_type)
     engine_options = (engine if engine is not None else EngineOptions()).for_model(
-        spec, cache_tokens=cache.num_blocks * BLOCK_SIZE, threads=kernels.thread_count()
+        spec, cache_tokens=cache.num_blocks * BLOCK_SIZE, threads=kernels.thread_count(), isa=kernels.isa()
     )
     shared = engine_options.describe() + (", batch-invariant" if batch_invariant else "")
     if speculation.kind != "off":

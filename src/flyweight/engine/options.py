@@ -3,14 +3,17 @@
 It knows sizes of models and machines, and no clocks: nothing is measured here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from flyweight.engine.scheduler import SchedulerPolicy, StepBudget
 from flyweight.errors import UsageError
 from flyweight.models.spec import ModelSpec
 
-# A step of prompts should take about a second, so that those who decode beside it do not wait longer.
-OPERATIONS_PER_THREAD = 300e9
+# A step of prompts should take about a second, so that those who decode beside it do not wait longer. What a thread was
+# seen to do of int4 layers in a second, by instruction set: docs/results.
+OPERATIONS_PER_THREAD: Mapping[str, float] = {"generic": 30e9, "avx2": 190e9}
+OPERATIONS_PER_THREAD_ELSEWHERE = 300e9
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS, STEP_TOKEN_UNIT = 128, 2048, 64
 MOST_SEQUENCES = 32
 TOKENS_PER_SEQUENCE = 256
@@ -42,9 +45,9 @@ class EngineOptions:
             if value is not None and value < 1:
                 raise UsageError(f"{name}={value} is not allowed; choose 1 or more")
 
-    def for_model(self, spec: ModelSpec, *, cache_tokens: int, threads: int) -> "EngineOptions":
+    def for_model(self, spec: ModelSpec, *, cache_tokens: int, threads: int, isa: str) -> "EngineOptions":
         """These options with every choice made, and what the model does not allow taken back."""
-        step_tokens = self.step_tokens if self.step_tokens is not None else default_step_tokens(spec, threads)
+        step_tokens = self.step_tokens if self.step_tokens is not None else default_step_tokens(spec, threads, isa)
         max_sequences = self.max_sequences
         if max_sequences is None:
             max_sequences = max(1, min(MOST_SEQUENCES, cache_tokens // TOKENS_PER_SEQUENCE))
@@ -72,10 +75,11 @@ class EngineOptions:
         )
 
 
-def default_step_tokens(spec: ModelSpec, threads: int) -> int:
-    """Tokens whose linear layers take about a second, in units of 64."""
+def default_step_tokens(spec: ModelSpec, threads: int, isa: str) -> int:
+    """Tokens whose linear layers take about a second on so many threads of an instruction set, in units of 64."""
     weights = sum(linear.in_features * linear.out_features for linear in spec.linears)
-    tokens = OPERATIONS_PER_THREAD * threads / (2 * max(weights, 1))
+    operations = threads * OPERATIONS_PER_THREAD.get(isa, OPERATIONS_PER_THREAD_ELSEWHERE)
+    tokens = operations / (2 * max(weights, 1))
     units = round(tokens / STEP_TOKEN_UNIT) * STEP_TOKEN_UNIT
     return min(max(units, FEWEST_STEP_TOKENS), MOST_STEP_TOKENS)
 
