@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 CMAKE ?= $(PYTHON) -m cmake
 
-.PHONY: demo test test-optimized check interop lm-eval conformance native native-sanitize clean
+.PHONY: demo test test-optimized check interop lm-eval conformance native native-sanitize native-emulated clean
 
 demo: $(VENV)/.installed
 	$(BIN)/flyweight demo
@@ -73,6 +73,12 @@ native-sanitize:
 	@$(CMAKE) -S . -B build/sanitize -DFLYWEIGHT_SANITIZE=ON
 	@$(CMAKE) --build build/sanitize -j 2
 	build/sanitize/native_check
+
+# The same shapes with AVX-512 and AMX in software, without sanitizers, where SIMDe (Debian: libsimde-dev) is installed.
+native-emulated:
+	@$(CMAKE) -S . -B build/emulated -DFLYWEIGHT_EMULATE=ON
+	@$(CMAKE) --build build/emulated -j 2
+	build/emulated/native_check
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,9 @@ bool tiles_are_usable() {
 
 std::vector<const KernelTable *> usable_tables() {
   std::vector<const KernelTable *> tables{&generic::kernels()};
-#if defined(__x86_64__)
+#if defined(FLYWEIGHT_EMULATE)
+  return {&generic::kernels(), &avx2::kernels(), &avx512vnni::kernels(), &avx512::kernels(), &amx::kernels()};
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return tables;
   tables.push_back(&avx2::kernels());

@@ -194,6 +194,29 @@ void check_columns() {
       }
 }
 
+void check_rounding() {
+  for (const int64_t group : {1, 12, 43, 64})
+    for (const Storage source : {Storage::kFloat32, Storage::kFloat16, Storage::kBfloat16})
+      for (const bool symmetric : {true, false}) {
+        const int64_t rows = 5, width = 3 * group;
+        const std::vector<float> weight = numbers(rows * width);
+        const std::vector<uint16_t> halves(weight.size(), 0x3c01);
+        compare("rounding", [&] {
+          std::vector<int8_t> rounded(weight.size()), zeros(static_cast<size_t>(rows * 3));
+          std::vector<float> scales(zeros.size());
+          RoundingArguments a{};
+          a.weight = source == Storage::kFloat32 ? static_cast<const void *>(weight.data()) : halves.data();
+          a.source = source, a.width = width, a.group = group, a.minimum = -32.0f, a.maximum = 31.0f, a.symmetric = symmetric;
+          a.scale_storage = Storage::kFloat32, a.codes = rounded.data(), a.scales = scales.data(), a.zero_points = zeros.data();
+          round_weights(a, rows);
+          std::vector<float> all(scales);
+          all.insert(all.end(), rounded.begin(), rounded.end());
+          all.insert(all.end(), zeros.begin(), zeros.end());
+          return all;
+        }, 0.0f);
+      }
+}
+
 void check_gram() {
   for (const int64_t rows : {1, 33, 70})
     for (const int64_t width : {1, 16, 37, 130})
@@ -259,6 +282,7 @@ int main() {
   check_program();
   check_sampling();
   check_gram();
+  check_rounding();
   std::printf("%d failures on", failures);
   for (const std::string &isa : available_isas()) std::printf(" %s", isa.c_str());
   std::printf("\n");

@@ -4,11 +4,13 @@
 #include "scalar_convert.h"
 
 #if defined(__x86_64__)
+#if defined(FLYWEIGHT_EMULATE)
+#include "emulation/avx512.h"
+#elif defined(__clang__)
 #include <immintrin.h>
-
-#if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8"))), apply_to = function)
 #else
+#include <immintrin.h>
 #pragma GCC push_options
 // The headers start some intrinsics from a register left undefined on purpose (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -58,7 +60,8 @@ const KernelTable &kernels() {
 }
 } // namespace flyweight::amx
 
-#if defined(__clang__)
+#if defined(FLYWEIGHT_EMULATE)
+#elif defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options

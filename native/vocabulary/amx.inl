@@ -22,16 +22,11 @@ inline TileShape tile_shape(int64_t first, int64_t second, int64_t depth_bytes) 
   return shape;
 }
 
-// The tiles are in use while one of these lives; afterwards nothing of them is left that a task switch had to save.
-class TilesInUse {
-public:
-  TilesInUse() = default;
-  TilesInUse(const TilesInUse &) = delete;
-  TilesInUse &operator=(const TilesInUse &) = delete;
-  ~TilesInUse() { asm volatile("tilerelease" ::: "memory"); }
-  void configure(const TileShape &shape) { asm volatile("ldtilecfg %0" ::"m"(shape) : "memory"); }
-};
-
+#if defined(FLYWEIGHT_EMULATE)
+#include "emulation/tiles.inl"
+#else
+FLYWEIGHT_INLINE void tile_release() { asm volatile("tilerelease" ::: "memory"); }
+FLYWEIGHT_INLINE void tile_configure(const TileShape &shape) { asm volatile("ldtilecfg %0" ::"m"(shape) : "memory"); }
 template <int TILE> FLYWEIGHT_INLINE void zero_tile() { asm volatile("tilezero %%tmm%c0" ::"i"(TILE)); }
 template <int TILE> FLYWEIGHT_INLINE void load_tile(const void *p, int64_t row_stride_bytes) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(row_stride_bytes), "i"(TILE) : "memory");
@@ -50,3 +45,14 @@ template <int SUMS, int INPUTS, int WEIGHTS> FLYWEIGHT_INLINE void dot_tile_quad
 FLYWEIGHT_INLINE __m256i to_bfloat16(F32x16 a) { return (__m256i)_mm512_cvtneps_pbh(a); }
 // As to_bfloat16, `first` in the lower half.
 FLYWEIGHT_INLINE __m512i to_bfloat16(F32x16 first, F32x16 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+#endif
+
+// The tiles are in use while one of these lives; afterwards nothing of them is left that a task switch had to save.
+class TilesInUse {
+public:
+  TilesInUse() = default;
+  TilesInUse(const TilesInUse &) = delete;
+  TilesInUse &operator=(const TilesInUse &) = delete;
+  ~TilesInUse() { tile_release(); }
+  void configure(const TileShape &shape) { tile_configure(shape); }
+};

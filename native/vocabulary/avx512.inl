@@ -109,11 +109,15 @@ FLYWEIGHT_INLINE I32x16 field(U8x64 a, int shift, uint32_t mask) {
   return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(static_cast<int>(mask)))};
 }
 FLYWEIGHT_INLINE QuadInput load_quad(const int8_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm512_set1_epi32(word)}; }
+#if defined(FLYWEIGHT_EMULATE)
+FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) { return {emulation::add_byte_products(acc.v, w.v, x.v)}; }
+#else
 // Written out: GCC 12 copies the accumulator of the intrinsic back and forth.
 FLYWEIGHT_INLINE I32x16 dot_quads(I32x16 acc, U8x64 w, QuadInput x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(x.v));
   return acc;
 }
+#endif
 FLYWEIGHT_INLINE I32x16 dot_small_quads(I32x16 acc, U8x64 w, QuadInput x) { return dot_quads(acc, w, x); }
 FLYWEIGHT_INLINE I32x16 dot_small_eights(I32x16 acc, U8x64 low, U8x64 high, QuadInput first, QuadInput last) { return dot_quads(dot_quads(acc, low, first), high, last); }
 
@@ -123,10 +127,14 @@ FLYWEIGHT_INLINE F32x16 odd_of_pairs(BfPairs w) { return _mm512_castsi512_ps(_mm
 #if defined(FLYWEIGHT_BFLOAT16_PRODUCTS)
 struct BfInput { __m512i v; };
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) { int32_t word; __builtin_memcpy(&word, p, 4); return {_mm512_set1_epi32(word)}; }
+#if defined(FLYWEIGHT_EMULATE)
+FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) { return emulation::add_pair_products(acc, w.v, x.v); }
+#else
 FLYWEIGHT_INLINE F32x16 dot_pairs(F32x16 acc, BfPairs w, BfInput x) {
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w.v), "v"(x.v));
   return acc;
 }
+#endif
 #else
 struct BfInput { __m512 even, odd; };
 FLYWEIGHT_INLINE BfInput load_pair(const uint16_t *p) {
