@@ -31,7 +31,7 @@ class Format(Protocol):
         ...
 
     def encode(self, weight: Array) -> "StoredWeight":
-        """The plainest encoding of a float32 (out_features, in_features) weight: round to nearest."""
+        """The plainest encoding of a weight (out_features, in_features) of any floating dtype: round to nearest."""
         ...
 
     def decode(self, stored: "StoredWeight") -> Array:
