@@ -33,6 +33,7 @@ PRECISIONS: Mapping[str, Precision] = {
     one.name: one
     for one in (
         Precision(name="int4-int8", bits=4, compute="int8"),
+        Precision(name="int6-int8", bits=6, compute="int8"),
         Precision(name="int8-int8", bits=8, compute="int8"),
         Precision(name="bfloat16-bfloat16", bits=None, compute="bfloat16"),
         Precision(name="int4-bfloat16", bits=4, compute="bfloat16"),
@@ -111,7 +112,7 @@ def _maker(
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
     codes = generator.integers(low, high, (out_features, in_features), dtype=np.int8)
     group_size = GROUP_SIZE if in_features % GROUP_SIZE == 0 else in_features
-    scales = np.full((out_features, in_features // group_size), 0.01, np.float32)
+    scales = np.full((out_features, in_features // group_size), 0.01, ml_dtypes.bfloat16)
     return lambda: kernels.prepare_int_group(
         codes, scales, None, bits=bits, group_size=group_size, compute=precision.compute
     )
